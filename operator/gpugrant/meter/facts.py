@@ -1,0 +1,142 @@
+"""The facts the ledger is made of: what was seen, once each, as frozen values.
+
+Everything else (sums, months, figures) is worked out from these. Times are epoch seconds, GPU-seconds are
+integers. A fact is written under a key of its own, so writing it twice changes nothing.
+"""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Owner(StrEnum):
+    """Who owns a seat-second (R10)."""
+
+    FREE = "free"
+    OWN_USE = "own-use"
+    UNMANAGED = "unmanaged"
+    EXEMPT = "exempt"
+    GRANT = "grant"
+
+
+class Condition(StrEnum):
+    """In what condition a seat-second was, in order of precedence (R10)."""
+
+    FAILED = "Failed"
+    UNDELIVERED = "Undelivered"
+    MAINTENANCE = "Maintenance"
+    UNOBSERVED = "Unobserved"
+    LENT = "Lent"
+    GRACE = "Grace"
+    USED = "Used"
+    IDLE = "Idle"
+
+
+class EndReason(StrEnum):
+    """What says when a pod stopped holding its seats (R9), strongest evidence first."""
+
+    FINISHED = "Finished"  # the latest container finish
+    REJECTED = "Rejected"  # refused by the kubelet before it ran: it held nothing
+    DISRUPTED = "Disrupted"  # ended by others without a finish: the DisruptionTarget transition
+    TERMINAL = "Terminal"  # the API server's time of the terminal status
+    SEEN_ENDED = "SeenEnded"  # ended, and nothing says when: the moment that was seen
+    NEVER_BOUND = "NeverBound"  # it went without having had a server: it held nothing
+    GONE = "Gone"  # the object went while the watch was live: until then it held
+    UNOBSERVED = "Unobserved"  # the object went unseen: bounded by the last time it was seen to hold
+
+
+class Account(Struct, frozen=True):
+    """On whose name seat-seconds are booked. Many pods share one account."""
+
+    programme: str = ""
+    provider: str = ""
+    pool: str = ""
+    gpu_type: str = ""
+    share: str = ""  # Public, OwnUse
+    owner: Owner = Owner.UNMANAGED
+    tenant: str = ""
+    tenant_namespace: str = ""  # the grant's namespace; without a grant, the pod's
+    grant: str = ""  # name
+    grant_uid: str = ""
+    award: str = ""  # award.id, which outlives the grant object
+
+
+class Dimensions(Struct, frozen=True):
+    """All that is fixed about a pod's hold when it is bound."""
+
+    account: Account
+    server: str = ""
+    fabric: str = ""
+    resource: str = ""
+    seats: int = 0  # what the pod holds
+    server_seats: int = 0  # what the server has; 0: not known, nothing is cut
+
+
+class Held(Struct, frozen=True):
+    """A pod was bound: it holds its seats from ``start`` on."""
+
+    uid: str
+    namespace: str
+    name: str
+    dimensions: Dimensions
+    start: int
+    waited: int = -1  # seconds from creation to release, for pods that went through the gate
+
+
+class Ended(Struct, frozen=True):
+    """A pod stopped holding. ``hold`` repeats its start, so that an end alone is enough."""
+
+    hold: Held
+    end: int
+    reason: EndReason
+    finished_at: int = 0  # as the node said, unclipped: the skew of its clock is terminal_at less this
+    disrupted_at: int = 0
+    terminal_at: int = 0
+    gone_at: int = 0  # when an object that went unseen was missed: [end, gone_at) is Unobserved
+
+
+class GrantTerms(Struct, frozen=True):
+    """What a grant was from ``since`` on. The next one of the same uid ends it."""
+
+    grant_uid: str
+    namespace: str
+    name: str
+    start: int
+    end: int  # exclusive; held from then on is Grace
+    grace_seconds: int = 3600
+    tenant: str = ""
+    award: str = ""
+    gpus: int = 0
+    since: int = 0  # set by the meter
+
+
+class SettingsVersion(Struct, frozen=True):
+    """A version of the settings that was in force from ``since`` on."""
+
+    digest: str  # sha256, hex
+    since: int
+    text: str
+
+
+class Failure(Struct, frozen=True):
+    """Seats of a server failed. The same (server, cause, since) is the same failure."""
+
+    programme: str
+    provider: str
+    pool: str
+    gpu_type: str
+    share: str
+    server: str
+    cause: str  # NotReady, Cordoned, MissingSeats, Unhealthy
+    since: int
+    seats: int = 0
+
+
+class Gap(Struct, frozen=True):
+    """Nobody watched from ``start`` to ``end``."""
+
+    start: int
+    end: int
+
+
+Fact = Held | Ended | GrantTerms | SettingsVersion | Failure | Gap
