@@ -128,3 +128,8 @@ SignedCount = Annotated[int, Field(json_schema_extra=_INT64)]
 Share = Literal["Public", "OwnUse"]
 is_label_key = re.compile(QUALIFIED_NAME_PATTERN).fullmatch
 is_label_value = re.compile(LABEL_VALUE_PATTERN).fullmatch
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text is a Name."""
+    return len(text) <= 63 and re.fullmatch(_DNS_SUBDOMAIN, text) is not None

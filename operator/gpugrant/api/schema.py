@@ -130,9 +130,9 @@ class Unique:
 class Rule:
     """What must hold between the fields of one object. ``{field}`` in the message stands for its value."""
 
-    cel: str
     holds: Callable[[Any], bool]
     message: str
+    cel: str = ""  # absent only in models that are no part of a CRD
     field: str = ""  # wire name, for the API server's fieldPath
 
     def explain(self, given: Any) -> str:
@@ -201,7 +201,7 @@ class ApiModel(BaseModel):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         made = handler(schema)
-        checks = [check.schema() for check in (*cls.rules, *cls.transitions)]
+        checks = [check.schema() for check in (*cls.rules, *cls.transitions) if check.cel]
         if checks:
             handler.resolve_ref_schema(made)[VALIDATIONS] = checks
         return made
