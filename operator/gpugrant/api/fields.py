@@ -48,6 +48,15 @@ LabelValue = Annotated[
         longest=63,
     ),
 ]
+LabelValueOrEmpty = Annotated[
+    str,
+    Format(
+        f"({LABEL_VALUE_PATTERN})?",
+        "must be a label value: at most 63 letters, digits, '-', '_' and '.', first and last a letter or digit",
+        longest=63,
+        shortest=0,
+    ),
+]
 Name = Annotated[
     str,
     Format(

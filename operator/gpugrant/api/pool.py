@@ -13,22 +13,22 @@ from gpugrant.api.fields import (
     GpusOrNone,
     LabelKey,
     LabelValue,
+    LabelValueOrEmpty,
     Name,
     ResourceName,
     is_label_key,
-    is_label_value,
 )
 from gpugrant.api.objects import READY_REASON, ApiObject, Column, Conditions, Kind
 from gpugrant.api.schema import ApiModel, FrozenMap, Rule, Unique, cel_string
 
-_MOST_LABELS: Final = 16
+_MOST_LABELS: Final = 8
 
 
 class NodeSelector(ApiModel):
     """Which nodes are the pool's."""
 
     match_labels: Annotated[
-        FrozenMap[str],
+        FrozenMap[LabelValueOrEmpty],
         Field(min_length=1, max_length=_MOST_LABELS),
     ]
     """Labels that a node must have, all of them, with these values."""
@@ -40,14 +40,6 @@ class NodeSelector(ApiModel):
             + "))",
             holds=lambda given: all(len(key) <= 317 and is_label_key(key) for key in given.match_labels),
             message="matchLabels: every key must be a label key such as nvidia.com/gpu.product",
-            field="matchLabels",
-        ),
-        Rule(
-            cel="self.matchLabels.all(key, self.matchLabels[key] == '' || self.matchLabels[key].matches("
-            + cel_string(r"^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
-            + "))",
-            holds=lambda given: all(not value or is_label_value(value) for value in given.match_labels.values()),
-            message="matchLabels: every value must be a label value: at most 63 letters, digits, '-', '_' and '.'",
             field="matchLabels",
         ),
     )
@@ -76,7 +68,7 @@ class Delivery(ApiModel):
         Rule(
             cel="!has(self.publicGpus) || self.publicGpus <= self.gpus",
             holds=lambda given: given.public_gpus is None or given.public_gpus <= given.gpus,
-            message="publicGpus must be at most gpus ({publicGpus} is more than {gpus})",
+            message="publicGpus must be at most gpus: it says how many of them are promised",
             field="publicGpus",
         ),
     )
@@ -114,7 +106,7 @@ class GpuPoolSpec(ApiModel):
 
     rules = (
         Rule(
-            cel="!has(self.delivery) || self.delivery.map(part, part.due).isSorted()",
+            cel="!has(self.delivery) || self.delivery.all(i, part, i == 0 || self.delivery[i - 1].due <= part.due)",
             holds=lambda given: [part.due for part in given.delivery] == sorted(part.due for part in given.delivery),
             message="delivery must be in order of due, earliest first",
             field="delivery",

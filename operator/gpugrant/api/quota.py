@@ -39,9 +39,9 @@ class TenantQuotaSpec(ApiModel):
 class LimitStatus(ApiModel):
     """How much of a limit is taken."""
 
-    programme: str = "default"
+    programme: str
     gpu_type: str
-    share: Share = "Public"
+    share: Share
     limit: Count | None = None
     """The limit that applies, from the quota or the programme's caps."""
     granted: Count = 0
@@ -74,7 +74,7 @@ class TenantQuota(ApiObject):
     """What one tenant may be granted."""
 
     kind: Literal["TenantQuota"]
-    spec: TenantQuotaSpec = TenantQuotaSpec()
+    spec: Annotated[TenantQuotaSpec, Field(json_schema_extra={"default": {}})] = TenantQuotaSpec()
     status: TenantQuotaStatus | None = None
 
     about: ClassVar[Kind] = Kind(

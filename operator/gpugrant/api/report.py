@@ -110,6 +110,6 @@ class UsageReport(ApiObject):
             holds=lambda given: given.metadata.name
             == f"{given.spec.programme}-{given.spec.provider}-{given.spec.month}",
             message="metadata.name must be programme-provider-month "
-            "({metadata.name} is not {spec.programme}-{spec.provider}-{spec.month})",
+            "(here {spec.programme}-{spec.provider}-{spec.month})",
         ),
     )

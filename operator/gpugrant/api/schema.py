@@ -128,7 +128,11 @@ class Unique:
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold between the fields of one object. ``{field}`` in the message stands for its value."""
+    """What must hold between the fields of one object.
+
+    ``{field}`` in the message stands for the value of a string field with a limit, ``{spec.field}`` for one further
+    down. Numbers are left out: the API server reckons ``string(int)`` as unbounded and refuses the CRD for its cost.
+    """
 
     holds: Callable[[Any], bool]
     message: str
@@ -228,7 +232,7 @@ def _cel_message(message: str) -> str:
     """Return a CEL expression that yields the message with the object's values in it."""
     parts = _PLACEHOLDER.split(message)
     return " + ".join(
-        f"string(self.{part})" if position % 2 else cel_string(part)
+        f"self.{part}" if position % 2 else cel_string(part)
         for position, part in enumerate(parts)
         if part
     )
