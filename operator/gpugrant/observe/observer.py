@@ -1,0 +1,278 @@
+"""All that is observed, wired to one world: caches of pods, nodes, namespaces; our own kinds; settings.
+
+Everything here runs on one event loop and calls the world synchronously, in the order of events; the
+planner is woken through ``changed`` and drains what has come by simply planning on the world as it is.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine
+from sys import intern
+from typing import Any, Protocol
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from gpugrant import names
+from gpugrant.config import Settings, SettingsError, load_settings
+from gpugrant.model.node import Node
+from gpugrant.model.objects import Grant, Namespace, Pool, Quota
+from gpugrant.model.pod import Pod
+from gpugrant.observe.adopt import Adoption
+from gpugrant.observe.cache import Cache, Kind, Receiver, alike_but_version
+from gpugrant.observe.client import ApiError, Client
+from gpugrant.observe.health import CacheHealth, CacheMetrics
+from gpugrant.observe.kinds import OWN_KINDS, Own, OwnKinds
+from gpugrant.observe.project import project_namespace, project_node, project_pod
+
+log = logging.getLogger(__name__)
+
+
+class World(Protocol):
+    """What decide/ takes in. Every method is synchronous and cheap."""
+
+    def put_pod(self, pod: Pod) -> None: ...
+    def drop_pod(self, uid: str) -> None: ...
+    def put_node(self, node: Node) -> None: ...
+    def drop_node(self, name: str) -> None: ...
+    def put_namespace(self, namespace: Namespace) -> None: ...
+    def drop_namespace(self, name: str) -> None: ...
+    def put_pool(self, pool: Pool) -> None: ...
+    def drop_pool(self, name: str) -> None: ...
+    def put_quota(self, quota: Quota) -> None: ...
+    def drop_quota(self, name: str) -> None: ...
+    def put_grant(self, grant: Grant) -> None: ...
+    def drop_grant(self, uid: str) -> None: ...
+    def set_settings(self, settings: Settings) -> None: ...
+    def set_overhead(self, node: str, cpu_milli: int, memory: int) -> None: ...
+
+
+class Meter(Protocol):
+    """What the meter takes in."""
+
+    def observe_pod(self, pod: Pod) -> None: ...
+    def pod_gone(self, pod: Pod, at: int) -> None: ...
+
+
+class SettingsText(msgspec.Struct, frozen=True):
+    """The settings ConfigMap as projected: its identity and its text."""
+
+    namespace: str
+    name: str
+    uid: str
+    text: str
+
+
+SettingsTold = Callable[[SettingsText, Settings | None, str, str], None]
+
+
+PODS: Kind[Pod] = Kind(
+    "pods", "/api/v1/pods", project_pod, lambda meta: intern(meta.uid),
+    (("labelSelector", names.GPU_LABEL),), alike_but_version,
+)
+NODES: Kind[Node] = Kind(
+    "nodes", "/api/v1/nodes", project_node, lambda meta: intern(meta.name), (), alike_but_version
+)
+NAMESPACES: Kind[Namespace] = Kind(
+    "namespaces", "/api/v1/namespaces", project_namespace, lambda meta: intern(meta.name)
+)
+
+
+class _ConfigMap(msgspec.Struct):
+    metadata: dict[str, Any]
+    data: dict[str, str] | None = None
+
+
+_decode_config_map = msgspec.json.Decoder(_ConfigMap).decode
+
+
+def project_settings(body: bytes | msgspec.Raw) -> SettingsText:
+    """Return the settings text of a ConfigMap."""
+    it = _decode_config_map(body)
+    meta = it.metadata
+    return SettingsText(
+        meta["namespace"], meta["name"], meta["uid"], (it.data or {}).get(names.SETTINGS_KEY, "")
+    )
+
+
+SETTINGS: Kind[SettingsText] = Kind(
+    "settings",
+    f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}/configmaps",
+    project_settings,
+    lambda meta: meta.uid,
+    (("fieldSelector", f"metadata.name={names.SETTINGS_CONFIGMAP}"),),
+)
+
+
+class Observer:
+    """Feeds one world (and, where there is one, the meter) with what the API server says."""
+
+    def __init__(
+        self,
+        client: Client,
+        world: World,
+        registry: CollectorRegistry,
+        clock: Callable[[], int],
+        meter: Meter | None = None,
+        settings_told: SettingsTold | None = None,
+    ) -> None:
+        self.world = world
+        self.changed = asyncio.Event()
+        self.settings = Settings()
+        self._meter = meter
+        self._clock = clock
+        self._settings_told = settings_told
+        self._settings_digest = ""
+        metrics = CacheMetrics(registry)
+        self.health = {
+            kind: CacheHealth(kind, metrics) for kind in ("pods", "nodes", "namespaces", "settings")
+        }
+        self.pods = Cache(client, PODS, Receiver(self._put_labelled, self._drop_key), self.health["pods"])
+        self.nodes = Cache(
+            client, NODES,
+            Receiver(self._then(world.put_node), lambda key, _: self._then(world.drop_node)(key)),
+            self.health["nodes"],
+        )
+        self.namespaces = Cache(
+            client, NAMESPACES,
+            Receiver(self._then(world.put_namespace), lambda key, _: self._then(world.drop_namespace)(key)),
+            self.health["namespaces"],
+        )
+        self.settings_map = Cache(
+            client, SETTINGS, Receiver(self._put_settings, self._drop_settings), self.health["settings"]
+        )
+        self.own = OwnKinds(client, self._put_own, self._drop_own)
+        self.adoption = Adoption(client, self._put_pod, self._drop_pod, self._overhead, self.resources)
+
+    @property
+    def caches(self) -> tuple[Cache[Any], ...]:
+        """Return all LIST+WATCH caches."""
+        return (self.settings_map, self.namespaces, self.nodes, self.pods)
+
+    def loops(self) -> list[Coroutine[Any, Any, None]]:
+        """Return the loops that keep caches and own kinds true, to be run as tasks."""
+        return [
+            *(cache.run() for cache in self.caches),
+            *(self.own.run(kind) for kind in OWN_KINDS),
+            self.adoption.run(),
+        ]
+
+    async def first_look(self) -> None:
+        """Wait until everything has been seen once; caches must be running. Then a plan may be made."""
+        await asyncio.gather(*(cache.synced.wait() for cache in self.caches))
+        await self.own.sweep_all()
+        while True:
+            try:
+                await self.adoption.sweep()
+                return
+            except ApiError as error:
+                log.warning("cannot list all pods: %s; trying again", error)
+                await asyncio.sleep(1)
+
+    def resources(self) -> frozenset[str]:
+        """Return the resource names that pools name."""
+        return frozenset(
+            pool.spec.resource_name for pool in self.own.of("GpuPool") if isinstance(pool, Pool) and pool.spec
+        )
+
+    def pod(self, uid: str) -> Pod | None:
+        """Return a GPU pod as it is known now."""
+        return self.pods.get(uid) or self.adoption.get(uid)
+
+    def node(self, name: str) -> Node | None:
+        """Return a node as it is known now."""
+        return self.nodes.get(name)
+
+    def feed_node(self, body: bytes) -> None:
+        """Take in the answer to a write on a node."""
+        self.nodes.feed(body)
+
+    def feed_pod(self, uid: str, body: bytes) -> None:
+        """Take in the answer to a write on a pod."""
+        self.pods.feed(body)
+        self.adoption.feed(uid, body)
+
+    def pod_gone(self, uid: str) -> None:
+        """Take in that a pod is no more."""
+        self.pods.gone(uid, uid)
+        self.adoption.gone(uid)
+
+    # -- from the caches to the world ----------------------------------------------------------------
+
+    def _then(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
+        def taken(fact: Any) -> None:
+            take(fact)
+            self.changed.set()
+
+        return taken
+
+    def _put_labelled(self, pod: Pod) -> None:
+        self.adoption.labelled(pod.uid)
+        self._put_pod(pod)
+
+    def _put_pod(self, pod: Pod) -> None:
+        self.world.put_pod(pod)
+        if self._meter is not None:
+            self._meter.observe_pod(pod)
+        self.changed.set()
+
+    def _drop_key(self, key: str, pod: Pod) -> None:
+        self._drop_pod(pod)
+
+    def _drop_pod(self, pod: Pod) -> None:
+        self.world.drop_pod(pod.uid)
+        if self._meter is not None:
+            self._meter.pod_gone(pod, self._clock())
+        self.changed.set()
+
+    def _overhead(self, node: str, cpu_milli: int, memory: int) -> None:
+        self.world.set_overhead(node, cpu_milli, memory)
+        self.changed.set()
+
+    def _put_own(self, item: Own) -> None:
+        match item:
+            case Pool():
+                self.world.put_pool(item)
+            case Quota():
+                self.world.put_quota(item)
+            case Grant():
+                self.world.put_grant(item)
+        self.changed.set()
+
+    def _drop_own(self, item: Own) -> None:
+        match item:
+            case Pool():
+                self.world.drop_pool(item.name)
+            case Quota():
+                self.world.drop_quota(item.name)
+            case Grant():
+                self.world.drop_grant(item.uid)
+        self.changed.set()
+
+    # -- settings ------------------------------------------------------------------------------------
+
+    def _put_settings(self, config_map: SettingsText) -> None:
+        """Load a version of the settings; a bad one is refused in words and the last good one stays."""
+        digest = hashlib.sha256(config_map.text.encode()).hexdigest()
+        if digest == self._settings_digest:
+            return
+        self._settings_digest = digest
+        settings: Settings | None = None
+        message = ""
+        try:
+            settings = load_settings(config_map.text)
+        except SettingsError as error:
+            message = str(error)
+            log.error("settings %s refused, the last good ones stay: %s", digest[:12], message)
+        else:
+            log.info("settings %s loaded (sha256 of the text)", digest)
+            self.settings = settings
+            self.world.set_settings(settings)
+            self.changed.set()
+        if self._settings_told is not None:
+            self._settings_told(config_map, settings, digest, message)
+
+    def _drop_settings(self, key: str, config_map: SettingsText) -> None:
+        log.warning("ConfigMap %s is gone; the last good settings stay", names.SETTINGS_CONFIGMAP)
+        self._settings_digest = ""

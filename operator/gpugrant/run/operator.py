@@ -1,0 +1,173 @@
+"""The operator, wired: lease, caches, own kinds, first plan, then the loop, until a signal or a lost lease."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from gpugrant import names
+from gpugrant.act.events import About
+from gpugrant.act.writer import Writer
+from gpugrant.config import Settings
+from gpugrant.observe.client import Client
+from gpugrant.observe.credentials import Credentials, load_credentials
+from gpugrant.observe.observer import Observer, SettingsText
+from gpugrant.run.identity import identity
+from gpugrant.run.lease import Lease, LeaseLost
+from gpugrant.run.parts import Parts
+from gpugrant.run.planner import Planner
+from gpugrant.run.probes import OVERDUE_SECONDS, STALLED_SECONDS, Probes
+from gpugrant.run.watching import Watching
+
+log = logging.getLogger(__name__)
+
+_FAILURES_TOLERATED = 3
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the command line says."""
+
+    kubeconfig: str = ""
+    metrics_port: int = names.METRICS_PORT
+    ledger: str = ""
+
+
+def clock() -> int:
+    """Return the time in epoch seconds."""
+    return int(time.time())
+
+
+class Operator:
+    """One process's life."""
+
+    def __init__(self, options: Options, credentials: Credentials, parts: Parts) -> None:
+        self._options = options
+        self._credentials = credentials
+        self._parts = parts
+        self._registry = CollectorRegistry()
+        self._probes = Probes(self._registry)
+        self._client = Client(credentials)
+        self._lease = Lease(self._client, identity(credentials.server, options.ledger))
+        self._over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._leading = False
+        self._planner: Planner[Any] | None = None
+
+    async def run(self) -> int:
+        """Run until a signal; return the exit status."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._end, 0)
+        self._probes.ready["lead"] = self._not_ready
+        server = await self._probes.serve(self._options.metrics_port)
+        self._spawn("loop lag", self._probes.beat())
+        self._spawn("lead", self._lead())
+        try:
+            return await self._over
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=5)
+            await self._parts.close()
+            if self._leading:
+                await self._lease.release()
+            await server.cleanup()
+            await self._client.close()
+
+    def _end(self, status: int) -> None:
+        if not self._over.done():
+            self._over.set_result(status)
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task that is to run for ever; its end is the process's end."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except LeaseLost as lost:
+                # At once and without manners: whoever leads now must not meet a write of ours.
+                log.error("%s; ending", lost)
+                logging.shutdown()
+                os._exit(3)
+            except asyncio.CancelledError:
+                raise
+            except BaseException:
+                log.exception("%s has failed; ending", name)
+                self._end(1)
+
+        self._tasks.append(asyncio.create_task(guarded(), name=name))
+
+    async def _lead(self) -> None:
+        """Wait for the lease, look at everything once, then plan and write."""
+        begun = time.monotonic()
+        await self._lease.acquire()
+        self._leading = True
+        log.info("leading as %s", self._lease.identity)
+        world = self._parts.make_world(Settings())
+        meter = await self._parts.make_meter(self._options.ledger, self._registry)
+        observer = Observer(self._client, world, self._registry, clock, meter, self._settings_told)
+        writer = Writer(self._client, observer, world, self._registry, clock)
+        self._writer = writer
+        if meter is not None:
+            self._parts.when_settled(meter, writer.strip_finalizer)
+        self._parts.expose(self._registry, world, meter)
+        self._spawn("lease", self._lease.keep(writer.pause, writer.resume))
+        for loop in observer.loops():
+            self._spawn(loop.__qualname__, loop)
+        self._spawn("events", writer.events.run())
+        watching = Watching(self._credentials, observer.own, lambda: self._end(1))
+        await observer.own.sweep_all()  # Kopf looks for the kinds once only: they must be there
+        watching.start()
+        await observer.first_look()
+        log.info(
+            "seen once after %.1f s: %d nodes, %d GPU pods, %d grants",
+            time.monotonic() - begun, len(observer.nodes), len(observer.pods), len(observer.own.of("GpuGrant")),
+        )
+        planner = Planner(world, self._parts.make_plan, writer.submit, observer.changed, clock, self._registry)
+        self._planner = planner
+        self._check(observer, planner)
+        self._spawn("planner", planner.run())
+        await planner.planned.wait()
+        log.info("first plan after %.1f s", time.monotonic() - begun)
+        await asyncio.Event().wait()
+
+    def _check(self, observer: Observer, planner: Planner[Any]) -> None:
+        for kind, health in observer.health.items():
+            self._probes.healthy[f"cache {kind}"] = lambda health=health: (  # type: ignore[misc]
+                f"nothing heard for {health.age():.0f} s" if health.age() > STALLED_SECONDS else None
+            )
+        self._probes.healthy["plan"] = lambda: (
+            f"failed {planner.failing} times in a row"
+            if planner.failing > _FAILURES_TOLERATED
+            else f"due for {planner.overdue():.0f} s"
+            if planner.overdue() > OVERDUE_SECONDS
+            else None
+        )
+
+    def _not_ready(self) -> str | None:
+        if self._planner is not None and self._planner.planned.is_set():
+            return None
+        if self._leading:
+            return "leading, first plan not made yet"
+        return None if self._lease.other else "not leading yet"
+
+    def _settings_told(self, text: SettingsText, settings: Settings | None, digest: str, message: str) -> None:
+        about = About("ConfigMap", text.namespace, text.name, text.uid)
+        if settings is None:
+            self._writer.events.tell(
+                about, "SettingsRefused", f"settings {digest[:12]} refused, the last good ones stay: {message}",
+                clock(), warning=True,
+            )
+        else:
+            self._writer.events.tell(about, "SettingsLoaded", f"settings {digest} loaded", clock())
+
+
+async def run(options: Options) -> int:
+    """Run the operator."""
+    return await Operator(options, load_credentials(options.kubeconfig or None), Parts()).run()
