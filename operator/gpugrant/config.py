@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from gpugrant import names
 from gpugrant.api.fields import (
+    TEN_YEARS,
     GpusOrNone,
     ObjectName,
     Seconds,
@@ -28,7 +29,7 @@ from gpugrant.api.fields import (
     is_name,
 )
 from gpugrant.api.problems import describe
-from gpugrant.api.schema import ApiModel, FrozenMap, Rule, Unique
+from gpugrant.api.schema import ApiModel, FrozenMap, Rule, Unique, Whole
 
 _PERIOD_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -61,8 +62,8 @@ def _known_period(text: str) -> str:
 
 
 TimeZone = Annotated[str, Field(max_length=64), AfterValidator(_known_zone)]
-Days = Annotated[int, Field(ge=1, le=365)]
-DayOfMonth = Annotated[int, Field(ge=1, le=28)]
+Days = Annotated[int, Whole(1, 365)]
+DayOfMonth = Annotated[int, Whole(1, 28)]
 
 
 class ReportSettings(ApiModel):
@@ -74,7 +75,7 @@ class ReportSettings(ApiModel):
     """Day of the next month on which it closes."""
     due_day: DayOfMonth = 10
     """Day of the next month by which the report is due."""
-    unobserved_limit_gpu_seconds: Annotated[int, Field(ge=0, le=2**53)] = 0
+    unobserved_limit_gpu_seconds: Annotated[int, Whole(0, 2**53, bits=64)] = 0
     """A month with more Unobserved GPU-seconds does not close by itself."""
     own_use_detail: Literal["Total", "Tenant"] = "Total"
     """Whether own use is reported as one sum or by namespace."""
@@ -97,7 +98,7 @@ class Programme(ApiModel):
     """Who runs the programme, for reports."""
     caps: FrozenMap[GpusOrNone] = Field(default_factory=lambda: FrozenMap({}))
     """The most GPUs of a type in one grant. A type that is absent has no cap."""
-    longest_term_months: Annotated[int, Field(ge=1, le=120)] | None = None
+    longest_term_months: Annotated[int, Whole(1, 120)] | None = None
     """The longest term of a grant. Absent: any."""
     notice_days: Annotated[tuple[Days, ...], Field(strict=False, max_length=16), Unique()] = (30, 14, 7, 1)
     """Days before a grant's end on which notice is given."""
@@ -109,7 +110,7 @@ class Programme(ApiModel):
     """Whether tenants affiliated with one of its suppliers get no public GPUs."""
     conflict_rounds: Annotated[tuple[ShortText, ...], Field(strict=False, max_length=64), Unique()] | None = None
     """The rounds that this holds for. Absent: all."""
-    idle_window_seconds: Annotated[Seconds, Field(ge=1)] | None = None
+    idle_window_seconds: Annotated[int, Whole(1, TEN_YEARS)] | None = None
     """How long seats are idle before they may be lent. Absent: no lending."""
     recall_notice_seconds: Seconds | None = None
     """How long a borrower has when lent seats are called back. Absent: no lending."""
@@ -146,9 +147,9 @@ class Settings(ApiModel):
         names.SYSTEM_NAMESPACE,
     )
     """Namespaces whose GPU pods are labelled and counted, not gated."""
-    bind_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 60
+    bind_timeout_seconds: Annotated[int, Whole(1, 86_400)] = 60
     """How long a released pod may stay unbound before it is taken back."""
-    grace_period_ceiling_seconds: Annotated[int, Field(ge=0, le=30 * 86_400)] = 3600
+    grace_period_ceiling_seconds: Annotated[int, Whole(0, 30 * 86_400)] = 3600
     """The longest termination grace period that an eviction grants."""
     period: Annotated[str, AfterValidator(_known_period)] = "month"
     """The report period: month, or a length for tests."""

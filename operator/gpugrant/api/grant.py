@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 from pydantic import Field
 
 from gpugrant.api.fields import (
+    INSTANT_PATTERN,
+    SHORTEST_INSTANT,
     Count,
     Date,
     DateOrInstant,
@@ -22,7 +24,12 @@ from gpugrant.api.fields import (
     is_date,
 )
 from gpugrant.api.objects import READY_REASON, ApiObject, Column, Conditions, Kind
-from gpugrant.api.schema import ApiModel, Rule, Transition
+from gpugrant.api.schema import ApiModel, Rule, Transition, cel_string
+
+
+_BOTH_DATES: Final = "self.start.size() == 10 && self.end.size() == 10"
+_INSTANT: Final = cel_string(f"^{INSTANT_PATTERN}$")
+_BOTH_INSTANTS: Final = f"self.start.matches({_INSTANT}) && self.end.matches({_INSTANT})"
 
 
 class Term(ApiModel):
@@ -37,13 +44,15 @@ class Term(ApiModel):
 
     rules = (
         Rule(
-            cel="(self.start.size() == 10) == (self.end.size() == 10)",
+            cel=f"!(self.start.size() == 10 && self.end.size() >= {SHORTEST_INSTANT})"
+            f" && !(self.start.size() >= {SHORTEST_INSTANT} && self.end.size() == 10)",
             holds=lambda term: is_date(term.start) == is_date(term.end),
             message="start and end must both be dates or both be instants ({start} and {end} are mixed)",
         ),
         Rule(
-            cel="(self.start.size() == 10) != (self.end.size() == 10) || (self.start.size() == 10"
-            " ? self.start < self.end : timestamp(self.start) < timestamp(self.end))",
+            # timestamp() of anything else is an error, which would be shown beside the field's own message.
+            cel=f"{_BOTH_DATES} ? self.start < self.end : {_BOTH_INSTANTS} ?"
+            " timestamp(self.start) < timestamp(self.end) : true",
             holds=lambda term: is_date(term.start) != is_date(term.end)
             or datetime.fromisoformat(term.start) < datetime.fromisoformat(term.end),
             message="end must be after start ({end} is not after {start})",

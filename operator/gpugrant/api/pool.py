@@ -19,7 +19,7 @@ from gpugrant.api.fields import (
     is_label_key,
 )
 from gpugrant.api.objects import READY_REASON, ApiObject, Column, Conditions, Kind
-from gpugrant.api.schema import ApiModel, FrozenMap, Rule, Unique, cel_string
+from gpugrant.api.schema import ApiModel, FrozenMap, Rule, Unique, Whole, cel_string
 
 _MOST_LABELS: Final = 8
 
@@ -89,7 +89,7 @@ class GpuPoolSpec(ApiModel):
     """Which nodes are the pool's. Absent: provider and product labels equal provider and gpuType."""
     fabric_label: LabelKey = names.FABRIC_LABEL
     """The node label whose value names the fast network a server is on."""
-    gpus_per_server: Annotated[int, Field(ge=1, le=1024, json_schema_extra={"format": "int32"})] = 8
+    gpus_per_server: Annotated[int, Whole(1, 1024)] = 8
     """GPUs in a healthy server. A server with fewer has the missing ones Failed."""
     public_share: PublicShare | None = None
     """What is promised to the programme. Absent: all of the pool."""

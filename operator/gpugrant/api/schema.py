@@ -73,30 +73,43 @@ class Format:
     pattern: str
     words: str
     longest: int
-    shortest: int = 1
-    formats: tuple[str, ...] = ()  # OpenAPI formats, any of which must hold
-    check: Callable[[str], bool] | None = None  # the Python half of ``formats``
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         del source, handler
         return core_schema.no_info_after_validator_function(
-            self._verify, core_schema.str_schema(strict=True, min_length=self.shortest, max_length=self.longest)
+            self._verify, core_schema.str_schema(strict=True, max_length=self.longest)
         )
 
     def _verify(self, given: str) -> str:
-        if not re.fullmatch(self.pattern, given) or (self.check and not self.check(given)):
+        if not re.fullmatch(self.pattern, given):
             raise PydanticCustomError("format", "{words}", {"words": self.words})
         return given
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         del schema, handler
-        made: dict[str, Any] = {"type": "string", "maxLength": self.longest}
-        if self.shortest:
-            made["minLength"] = self.shortest
-        if self.formats:
-            made["anyOf"] = [{"format": name} for name in self.formats]
-        made[VALIDATIONS] = [{"rule": f"self.matches({cel_string(f'^({self.pattern})$')})", "message": self.words}]
-        return made
+        rule = f"self.matches({cel_string(f'^({self.pattern})$')})"
+        return {"type": "string", "maxLength": self.longest, VALIDATIONS: [{"rule": rule, "message": self.words}]}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An integer from ``least`` to ``most``; 8.0 is taken for 8, as the API server does."""
+
+    least: int | None = None
+    most: int | None = None
+    bits: int = 32
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        del source, handler
+        return core_schema.no_info_before_validator_function(
+            lambda given: int(given) if isinstance(given, float) and given.is_integer() else given,
+            core_schema.int_schema(strict=True, ge=self.least, le=self.most),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        del schema, handler
+        bounds = {"minimum": self.least, "maximum": self.most}
+        return {"type": "integer", "format": f"int{self.bits}"} | {k: v for k, v in bounds.items() if v is not None}
 
 
 @dataclass(frozen=True)
