@@ -1,7 +1,7 @@
 """One row of the attack table: who tries what on which pod, and how it ends. And the judge of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gpugrant import names
@@ -62,7 +62,8 @@ class Change:
     method: str = "PATCH"
     content_type: str = MERGE
     subresource: str = ""
-    path: str = field(default="")
+    path: str = ""
+    query: str = ""
 
 
 def patch(body: Any, content_type: str = MERGE, subresource: str = "") -> Change:
@@ -109,7 +110,7 @@ def judge(api: Api, attempt: Attempt) -> None:
 
 
 def _send(api: Api, change: Change, pod: Json) -> Answer:
-    path = change.path or pod_path(pod) + change.subresource
+    path = (change.path or pod_path(pod) + change.subresource) + change.query
     if callable(change.body):
         body = change.body(api.as_user(None).get(pod_path(pod)))
     else:

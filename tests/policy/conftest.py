@@ -1,11 +1,10 @@
 """A control plane with the shipped manifests installed, and the people and places of the tables."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from devcluster.controlplane import ControlPlane
 
 from gpugrant import names
 
@@ -13,6 +12,7 @@ from .api import Api, eventually
 from .attempts import ADMIN, ANY_PLACES, BOTH, EDITOR, LAX, OWN, PLAIN, RIVAL, STRANGER, TEAM
 from .install import MANIFESTS, apply_all, documents, wait_until_policies_act
 
+POD_SUBRESOURCES = [f"pods/{name}" for name in ("binding", "status", "resize", "ephemeralcontainers")]
 BASELINE = {names.POD_SECURITY_LABEL: "baseline"}
 PLACES: dict[str, dict[str, str]] = {
     TEAM: {names.TENANT_LABEL: "hangang", **BASELINE},
@@ -24,18 +24,26 @@ PLACES: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.fixture(scope="session")
-def kubeconfig() -> Path:
-    return Path(os.environ["GPUGRANT_TEST_KUBECONFIG"])
+@pytest.fixture(scope="package")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Start a control plane of this folder's own: its tests take policies away and restart the API server."""
+    plane = ControlPlane(tmp_path_factory.mktemp("policy"))
+    plane.start(guarded=True)
+    try:
+        yield plane
+    finally:
+        plane.stop(at_once=True)
 
 
-@pytest.fixture(scope="session")
-def bare_api(kubeconfig: Path) -> Api:
+@pytest.fixture(scope="package")
+def bare_api(plane: ControlPlane) -> Iterator[Api]:
     """Return the platform engineer's client; nothing is installed by it."""
-    return Api.from_kubeconfig(kubeconfig)
+    api = Api.from_kubeconfig(plane.kubeconfig)
+    yield api
+    api.client.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(bare_api: Api) -> Iterator[Api]:
     """Install the manifests in order, the namespaces, the people; wait until the policies act."""
     apply_all(bare_api, documents(MANIFESTS))
@@ -58,8 +66,7 @@ def people() -> Iterator[dict[str, Any]]:
         "kind": "ClusterRole",
         "metadata": {"name": "test-every-pod-subresource"},
         "rules": [
-            {"apiGroups": [""], "resources": ["pods/*", "bindings"], "verbs": ["*"]},
-            {"apiGroups": ["node.k8s.io"], "resources": ["runtimeclasses"], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": [*POD_SUBRESOURCES, "bindings"], "verbs": ["*"]},
         ],
     }
     yield everything_on_pods

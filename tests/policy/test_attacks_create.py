@@ -128,12 +128,12 @@ HIDING_PLACES = [
         "so many amounts that the policy runs out of its budget: closed, not open",
         a_pod(
             *[
-                container(f"c{i}", resources={"limits": {f"x{i}-{j}.io/y": "1" for j in range(400)}})
+                container(f"c{i}", resources={"limits": {f"x{i}-{j}.io/y": "1" for j in range(1000)}})
                 for i in range(60)
             ],
             gpu_container(name="last"),
         ),
-        Refused("", "budget"),
+        Refused(names.POLICY_GATE, "actual cost limit exceeded"),
     ),
 ]
 
