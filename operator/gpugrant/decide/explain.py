@@ -1,0 +1,94 @@
+"""Answers for people: why something waits, what a change would do. The same words the decisions used."""
+
+from gpugrant.decide import statuses
+from gpugrant.decide.actions import EvictPod, ExplainPod, ReleasePod, SetStatus, WriteServer
+from gpugrant.decide.judge import CHECKS
+from gpugrant.decide.match import candidate_grants, may_start
+from gpugrant.decide.plan import make_plan
+from gpugrant.decide.reasons import Verdict
+from gpugrant.decide.world import World
+
+
+def why(world: World, now: int, kind: str, namespace: str, name: str) -> list[str]:
+    """Return the chain of verdicts on a pod or a grant, first to last.
+
+    Raises LookupError where there is no such object.
+    """
+    plan = make_plan(world, now)
+    if kind == "grant":
+        return _why_grant(world, now, namespace, name)
+    for pod in world.pods.values():
+        if (pod.namespace, pod.name) != (namespace, name):
+            continue
+        lines = []
+        for action in plan.actions:
+            if isinstance(action, ReleasePod) and action.uid == pod.uid:
+                return [f"released: {action.message}"]
+            if isinstance(action, EvictPod) and action.uid == pod.uid:
+                lines.append(f"to be evicted: {action.message}")
+            if isinstance(action, ExplainPod) and action.uid == pod.uid:
+                lines.append(action.message)
+        if not lines and pod.waiting:
+            lines.append(pod.waiting)
+        entry = world.entries[pod.uid]
+        if entry.kind == "held":
+            lines.append(f"runs on {pod.node}, grant {pod.grant or 'none'}")
+        elif entry.kind == "reserved":
+            lines.append(f"released, waits for the scheduler to bind it to {entry.server or 'a server'}")
+        elif entry.kind == "waiting":
+            lines.append(f"{world.ahead_of(pod.uid)} pods of the same kind are ahead")
+            found = candidate_grants(world, pod, entry.tenant)
+            if not isinstance(found, Verdict):
+                for state in found:
+                    obstacle = may_start(state, now)
+                    usage = world.usage.get(state.grant.uid)
+                    free = state.seats - (usage.taken if usage else 0)
+                    lines.append(
+                        f"grant {state.grant.key}: {obstacle.message if obstacle else f'{free} GPUs free'}"
+                    )
+        return lines
+    raise LookupError(f"no GPU pod {namespace}/{name}")
+
+
+def _why_grant(world: World, now: int, namespace: str, name: str) -> list[str]:
+    uid = world.grant_at.get((namespace, name))
+    if uid is None:
+        raise LookupError(f"no grant {namespace}/{name}")
+    state = world.grants[uid]
+    lines = []
+    for check in CHECKS:
+        verdict = check(world, state, [])
+        word = check.__name__.strip("_").replace("_", " ")
+        lines.append(f"{word}: {f'{verdict.reason}: {verdict.message}' if verdict else 'yes'}")
+        if verdict:
+            break
+    ready = statuses.ready_verdict(world, state, now)
+    lines.append(f"accepted: {state.accepted.reason}: {state.accepted.message}")
+    lines.append(f"allocated: {state.allocated.reason}: {state.allocated.message}")
+    lines.append(f"ready: {ready.reason}: {ready.message}")
+    return lines
+
+
+def preview(world: World, now: int) -> list[str]:
+    """Return what would be decided for the world as it stands, in words; nothing is written."""
+    lines = []
+    for action in make_plan(world, now).actions:
+        match action:
+            case SetStatus(kind="GpuGrant"):
+                ready = next(c for c in action.status["conditions"] if c["type"] == "Ready")
+                lines.append(f"grant {action.namespace}/{action.name}: {ready['reason']}: {ready['message']}")
+            case SetStatus(kind="GpuPool"):
+                ready = next(c for c in action.status["conditions"] if c["type"] == "Ready")
+                lines.append(f"pool {action.name}: {ready['reason']}: {ready['message']}")
+            case ReleasePod():
+                lines.append(f"pod {action.namespace}/{action.name}: released, {action.message}")
+            case ExplainPod():
+                lines.append(f"pod {action.namespace}/{action.name}: {action.message}")
+            case EvictPod():
+                lines.append(f"pod {action.namespace}/{action.name}: evicted: {action.message}")
+            case WriteServer():
+                changes = ", ".join(f"{k}={v}" if v else f"{k} removed" for k, v in action.labels)
+                lines.append(f"node {action.node}: {changes or 'taint'}")
+            case _:
+                pass
+    return lines

@@ -1,0 +1,257 @@
+"""The line: which grants get which servers, in the order of R5.
+
+An earlier grant that has to wait casts a shadow on the servers it will get soonest; a later one is only placed
+where it stays out of it. What is allocated stays allocated.
+"""
+
+import heapq
+
+from gpugrant import names
+from gpugrant.decide import reasons
+from gpugrant.decide.bookings import Calendar, Place, Wish
+from gpugrant.decide.judge import judge, line_order, pools_for, read_terms
+from gpugrant.decide.reasons import Verdict
+from gpugrant.decide.state import Booking, GrantState, PoolState
+from gpugrant.decide.world import World
+
+Line = tuple[str, str, str]
+
+
+def keep_bookings(world: World, line: Line, now: int) -> list[GrantState]:
+    """Read the terms of a line's grants, book again what they have; return them in line order."""
+    states = sorted(
+        (s for s in world.grants.values() if world.line_of(s.grant) == line),
+        key=lambda s: line_order(s.grant),
+    )
+    members = {s.grant.uid for s in states}
+    for pool in pools_of_line(world, line):
+        for name in pool.servers:
+            server = world.servers[name]
+            if server.bookings:
+                server.bookings = [
+                    b for b in server.bookings if b.grant in world.grants and b.grant not in members
+                ]
+    for state in states:
+        read_terms(world, state)
+        _keep(world, state, now)
+        for instant in (state.start, state.end, state.grace_end):
+            if instant > now:
+                heapq.heappush(world.edges, (instant, state.grant.uid))
+    return states
+
+
+def pools_of_line(world: World, line: Line) -> list[PoolState]:
+    """Return the pools a line's grants may be in, by name."""
+    return [
+        pool
+        for _, pool in sorted(world.pools.items())
+        if pool.pool.spec and (pool.pool.spec.programme, pool.pool.spec.gpu_type) == line[:2]
+    ]
+
+
+def _keep(world: World, state: GrantState, now: int) -> None:
+    """Keep the servers a grant has already, as this process or the status remembers them."""
+    had = state.grant.allocation
+    if not state.pool and had:
+        state.pool, state.fabric, state.servers, state.seats = had.pool, had.fabric, had.servers, had.gpus
+    spec = state.grant.spec
+    pool = world.pools.get(state.pool)
+    if pool is None or pool.pool.spec is None or spec is None or now >= state.grace_end:
+        state.pool, state.fabric, state.servers, state.seats = "", "", (), 0
+        return
+    if (pool.pool.spec.programme, pool.pool.spec.gpu_type) != state.line[:2]:
+        state.pool, state.fabric, state.servers, state.seats = "", "", (), 0
+        return
+    if state.shared:
+        return
+    kept = []
+    for name in state.servers:
+        server = world.servers.get(name)
+        if server and server.node:
+            share = server.share or server.label(names.SHARE_LABEL)
+            if server.pool != state.pool or (share and share != spec.share):
+                continue
+            if any(b.start < state.end and state.start < b.end for b in server.bookings):
+                continue
+            server.bookings.append(Booking(state.start, state.end, state.grant.uid))
+        kept.append(name)  # a server whose node is gone stays theirs: it comes back under its name
+    state.servers = tuple(kept)
+
+
+def run_line(world: World, line: Line, states: list[GrantState], now: int) -> None:
+    """Judge and place all grants of a line."""
+    pools = pools_of_line(world, line)
+    calendar = Calendar(world, pools, line[2])
+    accepted: list[GrantState] = []
+    for state in sorted(states, key=lambda s: (not s.pool, line_order(s.grant))):
+        state.accepted = judge(world, state, accepted)
+        if state.accepted.ok and now < state.end:
+            accepted.append(state)
+        if state.shared and state.pool and now < state.end:
+            calendar.shared[state.pool].append(state)
+    position = 0
+    for state in states:
+        state.position = 0
+        _place(world, calendar, state, now)
+        if state.accepted.ok and not state.allocated.ok and state.allocated.reason != reasons.TERM_OVER:
+            position += 1
+            state.position = position
+            state.allocated = Verdict(
+                False,
+                state.allocated.reason,
+                f"{reasons.ordinal(position)} in line; {state.allocated.message}",
+            )
+
+
+def _place(world: World, calendar: Calendar, state: GrantState, now: int) -> None:
+    spec = state.grant.spec
+    if now >= state.end and spec:
+        state.allocated = Verdict(False, reasons.TERM_OVER, "the term is over")
+        return
+    if state.pool and spec:
+        _adjust(world, calendar, state, now)
+        return
+    if not state.accepted.ok or spec is None:
+        state.allocated = Verdict(False, reasons.NOT_ACCEPTED, state.accepted.message)
+        return
+    pools = pools_for(world, state)
+    start = max(state.start, now)
+    if state.shared:
+        for pool in pools:
+            if calendar.fits_shared(state, pool, start, spec.gpus):
+                calendar.shared[pool.pool.name].append(state)
+                _take(world, state, Place(pool.pool.name), spec.gpus)
+                return
+        state.allocated = Verdict(
+            False,
+            reasons.WAITLISTED,
+            f"no room for {spec.gpus} more GPUs on shared servers before {spec.term.end}",
+        )
+        return
+    fitting = [pool for pool in pools if spec.gpus % pool.size == 0]
+    for pool in fitting:
+        wish = Wish(state, spec.share, spec.gpus // pool.size, start, state.end)
+        place = calendar.find_now(wish, [pool])
+        if place:
+            _take(world, state, place, spec.gpus)
+            return
+    if fitting:
+        wish = Wish(state, spec.share, spec.gpus // fitting[0].size, start, state.end)
+        state.allocated = _why_not(calendar, wish, fitting)
+        calendar.cast_shadow(wish, fitting)
+    else:
+        state.allocated = Verdict(
+            False, reasons.WAITLISTED, "no pool has servers of a size that divides spec.gpus"
+        )
+
+
+def _why_not(calendar: Calendar, wish: Wish, pools: list[PoolState]) -> Verdict:
+    spec = wish.state.grant.spec
+    assert spec
+    need = reasons.counted(wish.count, "server")
+    if spec.placement == "OneFabric":
+        largest = calendar.largest_free_fabric(wish, pools)
+        if largest >= wish.count:
+            return Verdict(False, reasons.WAITLISTED, f"{need} are kept for shared grants")
+        return Verdict(
+            False,
+            reasons.NO_FABRIC_LARGE_ENOUGH,
+            f"largest free fabric has {largest} of {need}",
+        )
+    return Verdict(
+        False,
+        reasons.WAITLISTED,
+        f"{calendar.count_free(wish, pools)} of {need} are free over the whole term",
+    )
+
+
+def _take(world: World, state: GrantState, place: Place, seats: int) -> None:
+    state.pool, state.fabric, state.servers, state.seats = place.pool, place.fabric, place.servers, seats
+    for name in place.servers:
+        world.servers[name].bookings.append(Booking(state.start, state.end, state.grant.uid))
+        world.dirty_servers.add(name)
+    _allocated(world, state)
+
+
+def _allocated(world: World, state: GrantState) -> None:
+    where = f"fabric {state.fabric} of {state.pool}" if state.fabric else state.pool
+    if state.shared:
+        words = f"{state.seats} GPUs on shared servers of {where}"
+    else:
+        words = f"{reasons.counted(len(state.servers), 'server')} ({state.seats} GPUs) in {where}"
+    state.allocated = Verdict(True, reasons.ALLOCATED, words)
+
+
+def _adjust(world: World, calendar: Calendar, state: GrantState, now: int) -> None:
+    """Grow or shrink a grant that has its place."""
+    spec = state.grant.spec
+    pool = world.pools[state.pool]
+    assert spec
+    _allocated(world, state)
+    start = max(state.start, now)
+    if state.shared:
+        if spec.gpus <= state.seats or (
+            state.accepted.ok and calendar.fits_shared(state, pool, start, spec.gpus)
+        ):
+            state.seats = spec.gpus
+            _allocated(world, state)
+        else:
+            state.allocated = Verdict(
+                True,
+                reasons.GROWTH_WAITLISTED,
+                f"has {state.seats} of {spec.gpus} GPUs; no room for more yet",
+            )
+        return
+    wanted = spec.gpus // pool.size
+    missing = wanted - len(state.servers)
+    if missing < 0:
+        _give_back(world, state, -missing)
+        state.seats = min(spec.gpus, wanted * pool.size)
+        _allocated(world, state)
+    elif missing > 0:
+        wish = Wish(
+            state,
+            spec.share,
+            missing,
+            start,
+            state.end,
+            fabric=state.fabric if spec.placement == "OneFabric" else "",
+            taken=frozenset(state.servers),
+        )
+        place = calendar.find_now(wish, [pool]) if state.accepted.ok else None
+        if place:
+            _grow(world, state, place, spec.gpus)
+        else:
+            state.seats = len(state.servers) * pool.size
+            where = f"in fabric {state.fabric}" if wish.fabric else f"in {state.pool}"
+            state.allocated = Verdict(
+                True,
+                reasons.GROWTH_WAITLISTED,
+                f"has {state.seats} of {spec.gpus} GPUs; {reasons.counted(missing, 'more server')} {where} "
+                f"not free until {spec.term.end}",
+            )
+            if state.accepted.ok:
+                calendar.cast_shadow(wish, [pool])
+    else:
+        state.seats = spec.gpus
+
+
+def _grow(world: World, state: GrantState, place: Place, seats: int) -> None:
+    for name in place.servers:
+        world.servers[name].bookings.append(Booking(state.start, state.end, state.grant.uid))
+        world.dirty_servers.add(name)
+    state.servers = tuple(sorted(state.servers + place.servers))
+    state.seats = seats
+    _allocated(world, state)
+
+
+def _give_back(world: World, state: GrantState, surplus: int) -> None:
+    """Give back servers that are empty; the others stay until their pods end."""
+    empty = [n for n in reversed(state.servers) if not (n in world.servers and world.servers[n].pods)]
+    for name in empty[:surplus]:
+        server = world.servers.get(name)
+        if server:
+            server.bookings = [b for b in server.bookings if b.grant != state.grant.uid]
+            world.dirty_servers.add(name)
+    gone = frozenset(empty[:surplus])
+    state.servers = tuple(n for n in state.servers if n not in gone)

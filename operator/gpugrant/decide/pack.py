@@ -1,0 +1,180 @@
+"""Where pods fit: seats, CPU and memory per server, the pod's own constraints, best fit first (R4)."""
+
+from collections import defaultdict
+
+from msgspec import Struct
+
+from gpugrant import names
+from gpugrant.decide.fit import node_matches
+from gpugrant.decide.judge import tenant_limit
+from gpugrant.decide.seats import FreeSeats
+from gpugrant.decide.state import GrantState, Server
+from gpugrant.decide.world import World
+from gpugrant.model.pod import Pod, Shape
+
+
+class Opening(Struct, frozen=True):
+    """A server that has to be opened for shared use before anything can go there."""
+
+    server: str
+    label: str
+
+
+class Packer:
+    """Tentative seats while one unit is placed; taken over into the world only when all of it fits."""
+
+    def __init__(self, world: World, state: GrantState, resource: str) -> None:
+        self.world = world
+        self.state = state
+        self.resource = resource
+        self.taken: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])  # server -> seats, cpu, memory
+
+    def place(self, pod: Pod) -> str | None:
+        """Return the server a pod goes to, and count it there; None where none has room now."""
+        seats = pod.shape.amount(self.resource)
+        for name in self.bucket().fitting(seats):
+            server = self.world.servers[name]
+            if self.fits(server, pod.shape, seats):
+                row = self.taken[name]
+                row[0] += seats
+                row[1] += pod.shape.cpu_milli
+                row[2] += pod.shape.memory
+                return name
+        return None
+
+    def bucket(self) -> FreeSeats:
+        """Return the servers of the grant that are labelled for it and can take pods."""
+        return self.world.buckets[self.bucket_key()]
+
+    def bucket_key(self) -> tuple[str, ...]:
+        """Return the key of the grant's servers among the world's buckets."""
+        spec = self.state.grant.spec
+        assert spec
+        if self.state.shared:
+            return ("shared", self.state.pool, spec.share, shared_for(self.world, self.state))
+        return ("grant", self.state.grant.uid)
+
+    def fits(self, server: Server, shape: Shape, seats: int) -> bool:
+        """Say whether a server has room for one more pod, beside what was placed just now."""
+        row = self.taken.get(server.name, (0, 0, 0))
+        node = server.node
+        return (
+            node is not None
+            and self.world.seats_free(server) - row[0] >= seats
+            and server.cpu_used + server.overhead_cpu + row[1] + shape.cpu_milli <= node.cpu_milli
+            and server.memory_used + server.overhead_memory + row[2] + shape.memory <= node.memory
+            and len(server.pods) < node.pods
+            and node_matches(shape, node, self.resource)
+        )
+
+
+def could_ever_fit(world: World, state: GrantState, pods: list[Pod], resource: str) -> str:
+    """Return '' where the pods would fit the grant's servers if those were empty, else what is in the way."""
+    pool = world.pools[state.pool]
+    need = sum(p.shape.amount(resource) for p in pods)
+    whole = f"gang of {len(pods)} pods ({need} GPUs)" if len(pods) > 1 else f"a pod of {need} GPUs"
+    name, kind = state.grant.name, state.grant.spec.gpu_type if state.grant.spec else ""
+    if need > state.seats:
+        return f"{whole} can never fit grant {name} ({state.seats} GPUs, {kind})"
+    if any(p.shape.amount(resource) > pool.size for p in pods):
+        return f"a pod of {max(p.shape.amount(resource) for p in pods)} GPUs can never fit a server of {pool.size}"
+    if state.shared:
+        candidates = [
+            world.servers[n] for n in sorted(pool.servers) if world.servers[n].share == state.line[2]
+        ]
+        most = len(candidates)
+    else:
+        candidates = [world.servers[n] for n in state.servers if n in world.servers]
+        most = len(candidates)
+    rooms: dict[str, list[int]] = {}
+    failing: dict[Shape, None] = {}
+    shapes = {p.shape for p in pods}
+    matching = {
+        shape: [s for s in candidates if s.node and node_matches(shape, s.node, resource)] for shape in shapes
+    }
+    for shape, servers in matching.items():
+        if not servers:
+            failing[shape] = None
+    if failing:
+        return f"no server of grant {name} matches the pod's nodeSelector, affinity and tolerations"
+    for server in candidates[:most]:
+        if server.node:
+            rooms[server.name] = [
+                pool.size,
+                server.node.cpu_milli - server.overhead_cpu,
+                server.node.memory - server.overhead_memory,
+            ]
+    open_rooms = list(rooms)
+    for pod in sorted(pods, key=lambda p: -p.shape.amount(resource)):
+        allowed = {s.name for s in matching[pod.shape]} if pod.shape.selector or pod.shape.affinity else None
+        for server_name in open_rooms:
+            room = rooms[server_name]
+            if allowed is not None and server_name not in allowed:
+                continue
+            if (
+                room[0] >= pod.shape.amount(resource)
+                and room[1] >= pod.shape.cpu_milli
+                and room[2] >= pod.shape.memory
+            ):
+                room[0] -= pod.shape.amount(resource)
+                room[1] -= pod.shape.cpu_milli
+                room[2] -= pod.shape.memory
+                if room[0] == 0 and server_name == open_rooms[0]:
+                    open_rooms = open_rooms[1:]
+                break
+        else:
+            return f"{whole} can never fit the servers of grant {name}: GPUs, CPU and memory per server do not add up"
+    return ""
+
+
+def shared_for(world: World, state: GrantState) -> str:
+    """Return the value of the shared-for label of a grant's servers."""
+    spec = world.pools[state.pool].pool.spec
+    assert spec
+    return names.SHARED_FOR_ANYONE if spec.shared_tenancy == "Mixed" else state.tenant
+
+
+def find_to_open(world: World, state: GrantState, pod: Pod, resource: str) -> str | None:
+    """Return an idle server to open for a shared grant: out of the most broken fabric, None where none is free."""
+    spec = state.grant.spec
+    pool = world.pools[state.pool]
+    assert spec and pool.pool.spec
+    bucket = world.buckets[("idle", state.pool, spec.share)]
+    open_now = sum(
+        len(servers)
+        for key, servers in world.buckets.items()
+        if key[:3] == ("shared", state.pool, spec.share)
+    )
+    most = pool.pool.spec.max_shared_servers
+    if most is not None and open_now >= most:
+        return None
+    packer = Packer(world, state, resource)
+    idle = [world.servers[n] for n in bucket.names()]
+    size: dict[str, int] = defaultdict(int)
+    free = []
+    for server in idle:
+        if (
+            any(b.end > state.start and b.start < state.end for b in server.bookings)
+            or server.name in world.writing
+            or server.label(names.SHARE_LABEL) != server.share
+        ):
+            continue
+        size[server.fabric] += 1
+        if packer.fits(server, pod.shape, pod.shape.amount(resource)):
+            free.append(server)
+    if not free:
+        return None
+    return min(free, key=lambda s: (size[s.fabric], s.fabric, s.name)).name
+
+
+def limit_left(world: World, state: GrantState) -> int | None:
+    """Return how many seats the tenant may still take of the grant's type; None: no limit."""
+    limit = tenant_limit(world, state.tenant, state.line)
+    if limit is None:
+        return None
+    taken = sum(
+        world.usage[uid].taken
+        for uid in world.grants_of(state.tenant)
+        if uid in world.usage and world.grants[uid].line == state.line
+    )
+    return limit - taken

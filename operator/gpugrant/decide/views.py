@@ -1,0 +1,285 @@
+"""What others may ask of the world: dimensions for the meter, figures for the gauges. Reads, changes nothing."""
+
+from collections import defaultdict
+
+from gpugrant import names
+from gpugrant.decide.judge import tenant_limit
+from gpugrant.decide.servers import wanted_owner
+from gpugrant.decide.state import OWN_USE, PUBLIC, GrantState, Server
+from gpugrant.decide.statuses import granted_seats, ready_verdict, rfc3339
+from gpugrant.decide.world import World
+from gpugrant.expose.figures import Figures, GrantFigures, QuotaFigures, ShareFigures, WaitingFigures
+from gpugrant.meter.facts import Account, Dimensions, Failure, GrantTerms, Owner
+from gpugrant.model.pod import Pod
+
+__all__ = ["dimensions", "figures", "grant_terms", "owner_of", "rfc3339"]
+
+
+def owner_of(world: World, pod: Pod) -> Owner:
+    """Return on whose account a pod's seats are (R10).
+
+    Only the operator can write the annotation that names a grant, so it is believed. A pod of a provider's own
+    namespace is own use where it went through the fence; what is older than the install is unmanaged.
+    """
+    if pod.grant_uid:
+        return Owner.GRANT
+    if pod.namespace in world.settings.exempt_namespaces:
+        return Owner.EXEMPT
+    namespace = world.namespaces.get(pod.namespace)
+    fence = dict(pod.shape.selector).get(names.OWN_USE_LABEL)
+    if namespace and namespace.provider and not namespace.tenant and fence == namespace.provider:
+        return Owner.OWN_USE
+    return Owner.UNMANAGED
+
+
+def dimensions(world: World, pod: Pod) -> Dimensions:
+    """Return all that is fixed about a pod's hold when it is bound."""
+    server = world.servers.get(pod.node)
+    pool = world.pools.get(server.pool) if server else None
+    state = world.grants.get(pod.grant_uid)
+    spec = pool.pool.spec if pool else None
+    resource = (
+        pool.resource if pool else next((n for n, _ in pod.shape.resources if n in world.resources), "")
+    )
+    grant_spec = state.grant.spec if state else None
+    return Dimensions(
+        account=Account(
+            programme=spec.programme if spec else (state.programme if state else ""),
+            provider=spec.provider if spec else "",
+            pool=pool.pool.name if pool else "",
+            gpu_type=spec.gpu_type if spec else (grant_spec.gpu_type if grant_spec else ""),
+            share=server.share if server else "",
+            owner=owner_of(world, pod),
+            tenant=world.tenant_of(pod.namespace),
+            tenant_namespace=state.grant.namespace if state else pod.namespace,
+            grant=pod.grant if pod.grant_uid else "",
+            grant_uid=pod.grant_uid,
+            award=grant_spec.award.id if grant_spec and grant_spec.award else "",
+        ),
+        server=pod.node,
+        fabric=_fabric(server),
+        resource=resource,
+        seats=pod.shape.amount(resource),
+        server_seats=pool.size if pool else 0,
+    )
+
+
+def grant_terms(world: World, uid: str) -> GrantTerms | None:
+    """Return a grant's term as it is now, for cutting grace off."""
+    state = world.grants.get(uid)
+    if state is None or state.grant.spec is None or not state.end:
+        return None
+    spec = state.grant.spec
+    return GrantTerms(
+        grant_uid=uid,
+        namespace=state.grant.namespace,
+        name=state.grant.name,
+        start=state.start,
+        end=state.end,
+        grace_seconds=spec.term.grace_seconds,
+        tenant=state.tenant,
+        award=spec.award.id if spec.award else "",
+        gpus=state.seats or spec.gpus,
+    )
+
+
+def figures(world: World, now: int) -> Figures:
+    """Return all gauges' figures at this moment; one walk over the servers."""
+    return Figures(
+        shares=_share_figures(world, now),
+        grants=tuple(_grant_figures(world, s, now) for _, s in sorted(world.grants.items())),
+        quotas=_quota_figures(world, now),
+        waiting=_waiting_figures(world),
+        failures=_failures(world),
+    )
+
+
+def _fabric(server: Server | None) -> str:
+    return server.fabric if server and not server.fabric.startswith("node:") else ""
+
+
+def _split(world: World, server: Server, size: int, now: int) -> tuple[int, int, int, int, int, int]:
+    """Return a server's seats as free, granted, held, reserved, failed, maintenance; disjoint."""
+    failed = min(size, world.seats_failed(server))
+    maintenance = 0
+    if server.node and server.node.unschedulable and _in_maintenance(server.node.maintenance, now):
+        failed, maintenance = 0, size
+    rest = size - failed - maintenance
+    held = min(rest, server.seats_held)
+    reserved = min(rest - held, server.seats_used - server.seats_held)
+    rest -= held + reserved
+    granted = rest if wanted_owner(world, server, now) else 0
+    return rest - granted, granted, held, reserved, failed, maintenance
+
+
+def _in_maintenance(window: str, now: int) -> bool:
+    start, _, end = window.partition("/")
+    moment = rfc3339(now)
+    return bool(start and end) and start.endswith("Z") and end.endswith("Z") and start <= moment < end
+
+
+def _share_figures(world: World, now: int) -> tuple[ShareFigures, ...]:
+    found = []
+    for name, pool in sorted(world.pools.items()):
+        spec = pool.pool.spec
+        if spec is None:
+            continue
+        sums = {share: [0] * 6 for share in (PUBLIC, OWN_USE)}
+        for server_name in pool.servers:
+            server = world.servers[server_name]
+            row = sums[server.share or PUBLIC]
+            for at, seats in enumerate(_split(world, server, pool.size, now)):
+                row[at] += seats
+        for share, row in sums.items():
+            free, granted, held, reserved, failed, maintenance = row
+            # Grants on shared servers have no servers of their own: their unused seats are taken off what is free.
+            idle = max(0, granted_seats(world, name, share, now) - granted - held - reserved)
+            moved = min(free, idle) if _has_shared(world, name, share) else 0
+            found.append(
+                ShareFigures(
+                    programme=spec.programme,
+                    provider=spec.provider,
+                    pool=name,
+                    gpu_type=spec.gpu_type,
+                    share=share,
+                    promised=spec.public_share.gpus if spec.public_share and share == PUBLIC else None,
+                    free=free - moved,
+                    granted=granted + moved,
+                    held=held,
+                    reserved=reserved,
+                    failed=failed,
+                    maintenance=maintenance,
+                )
+            )
+    return tuple(found)
+
+
+def _has_shared(world: World, pool: str, share: str) -> bool:
+    return any(s.pool == pool and s.shared and s.line[2] == share for s in world.grants.values())
+
+
+def _grant_figures(world: World, state: GrantState, now: int) -> GrantFigures:
+    usage = world.usage.get(state.grant.uid)
+    pool = world.pools.get(state.pool)
+    failed = sum(
+        (world.seats_failed(world.servers[n]) if n in world.servers and world.servers[n].node else pool.size)
+        for n in state.servers
+        if pool
+    )
+    held, reserved = (usage.held, usage.reserved) if usage else (0, 0)
+    spec = state.grant.spec
+    return GrantFigures(
+        programme=state.programme,
+        gpu_type=state.line[1],
+        share=state.line[2],
+        tenant=state.tenant,
+        tenant_namespace=state.grant.namespace,
+        grant=state.grant.name,
+        uid=state.grant.uid,
+        provider=pool.pool.spec.provider if pool and pool.pool.spec else "",
+        pool=state.pool,
+        award=spec.award.id if spec and spec.award else "",
+        track=(spec.track or "") if spec else "",
+        state=ready_verdict(world, state, now).reason,
+        wanted=spec.gpus if spec else 0,
+        granted=max(0, state.seats - failed - held - reserved),
+        held=held,
+        reserved=reserved,
+        failed=min(failed, max(0, state.seats - held - reserved)),
+        end=state.end,
+        budget_gpu_seconds=spec.budget.gpu_hours * 3600 if spec and spec.budget else None,
+    )
+
+
+def _quota_figures(world: World, now: int) -> tuple[QuotaFigures, ...]:
+    found = []
+    lines: dict[tuple[str, tuple[str, str, str]], list[GrantState]] = defaultdict(list)
+    for state in world.grants.values():
+        if state.tenant and state.line[0]:
+            lines[state.tenant, state.line].append(state)
+    for name, quota in world.quotas.items():
+        for limit in quota.spec.limits if quota.spec else ():
+            lines[name, (limit.programme, limit.gpu_type, limit.share)] += []
+    for (tenant, line), states in sorted(lines.items(), key=lambda item: item[0]):
+        found.append(
+            QuotaFigures(
+                programme=line[0],
+                gpu_type=line[1],
+                share=line[2],
+                tenant=tenant,
+                limit=tenant_limit(world, tenant, line),
+                granted=sum(s.seats for s in states if s.pool and now < s.end),
+                held=sum(world.usage[s.grant.uid].held for s in states if s.grant.uid in world.usage),
+            )
+        )
+    return tuple(found)
+
+
+def _waiting_figures(world: World) -> tuple[WaitingFigures, ...]:
+    sums: dict[tuple[str, str, str, str], int] = defaultdict(int)
+    types: dict[tuple[str, tuple[str, str, str, str]], tuple[str, str]] = {}
+    for uid, entry in world.entries.items():
+        if entry.kind != "waiting" or entry.lane is None:
+            continue
+        key = (entry.tenant, entry.lane)
+        if key not in types:
+            types[key] = _asked_type(world, entry.tenant, entry.lane)
+        programme, gpu_type = types[key]
+        sums[programme, gpu_type, entry.tenant, world.why_waiting.get(uid, "Queued")] += entry.seats
+    return tuple(
+        WaitingFigures(programme=p, gpu_type=g, tenant=t, reason=r, gpus=n)
+        for (p, g, t, r), n in sorted(sums.items())
+    )
+
+
+def _asked_type(world: World, tenant: str, lane: tuple[str, str, str, str]) -> tuple[str, str]:
+    namespace, grant, resource, product = lane
+    for uid in world.grants_of(tenant):
+        state = world.grants[uid]
+        spec = state.grant.spec
+        if spec is None:
+            continue
+        if grant and state.grant.name == grant:
+            return state.programme, spec.gpu_type
+        if not grant and (
+            spec.gpu_type == product if product else world.resource_of_type(spec.gpu_type) == resource
+        ):
+            return state.programme, spec.gpu_type
+    return "", product
+
+
+def _failures(world: World) -> tuple[Failure, ...]:
+    found = []
+    for name, pool in sorted(world.pools.items()):
+        spec = pool.pool.spec
+        if spec is None or not world.tally_failed(name):
+            continue
+        for server_name in sorted(pool.servers):
+            server = world.servers[server_name]
+            seats = world.seats_failed(server)
+            node = server.node
+            if not seats or node is None:
+                continue
+            cause = (
+                "NotReady"
+                if not node.ready
+                else "Cordoned"
+                if node.unschedulable
+                else "MissingSeats"
+                if node.seats_installed(pool.resource) < pool.size
+                else "Unhealthy"
+            )
+            found.append(
+                Failure(
+                    programme=spec.programme,
+                    provider=spec.provider,
+                    pool=name,
+                    gpu_type=spec.gpu_type,
+                    share=server.share,
+                    server=server_name,
+                    cause=cause,
+                    since=node.ready_since if cause == "NotReady" else 0,
+                    seats=seats,
+                )
+            )
+    return tuple(found)

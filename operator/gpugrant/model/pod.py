@@ -1,0 +1,103 @@
+"""A GPU pod as the planner and the meter see it."""
+
+from msgspec import Struct
+
+
+class Toleration(Struct, frozen=True):
+    """One toleration; an empty key with operator Exists tolerates everything."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+
+class Requirement(Struct, frozen=True):
+    """One expression of a node selector term: In, NotIn, Exists, DoesNotExist, Gt, Lt."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+class Term(Struct, frozen=True):
+    """One node selector term: all of its requirements must hold. An empty term matches nothing."""
+
+    expressions: tuple[Requirement, ...] = ()
+    fields: tuple[Requirement, ...] = ()
+
+
+class Shape(Struct, frozen=True):
+    """What a pod asks for. Pods of one template share one Shape object (observe interns them).
+
+    ``resources`` holds extended resources above zero as the scheduler counts them:
+    max(sum(apps) + sum(sidecars), max over init i (init_i + sidecars before i)).
+    """
+
+    resources: tuple[tuple[str, int], ...] = ()
+    cpu_milli: int = 0
+    memory: int = 0
+    selector: tuple[tuple[str, str], ...] = ()
+    affinity: tuple[Term, ...] = ()  # required node affinity; any term may hold
+    tolerations: tuple[Toleration, ...] = ()
+    spread: bool = False  # pod (anti-)affinity or topology spread: the scheduler must choose the server
+    dra: bool = False  # resourceClaims or deviceclass.resource.kubernetes.io/…
+
+    def amount(self, resource: str) -> int:
+        """Return how much of an extended resource the pod asks for."""
+        for name, count in self.resources:
+            if name == resource:
+                return count
+        return 0
+
+
+class Pod(Struct, frozen=True):
+    """What of a Pod object decisions and accounts rest on. Times are epoch seconds, 0 = not yet."""
+
+    uid: str
+    namespace: str
+    name: str
+    version: str = ""
+    created: int = 0
+    shape: Shape = Shape()
+    gates: tuple[str, ...] = ()
+    node: str = ""
+    phase: str = "Pending"
+    deleting: int = 0  # metadata.deletionTimestamp
+    priority: int = 0
+    controller: str = ""  # uid of the controlling owner
+    controller_kind: str = ""
+    gpu_label: bool = True
+    grant: str = ""  # label gpugrant.io/grant
+    grant_uid: str = ""  # annotation, written at release
+    gang: str = ""
+    gang_size: str = ""  # as written; parse_gang_size() judges it
+    waiting: str = ""  # annotation, the words written last
+    released_at: int = 0
+    replacement: bool = False
+    finalizer: bool = False  # gpugrant.io/metering is on
+    finalizers: int = 0  # how many finalizers there are in all
+    finalizer_index: int = 0  # where ours is among them, for the JSON patch that strips it
+    annotated: bool = False  # metadata.annotations exists
+    grace_seconds: int = 30
+    scheduled_at: int = 0  # PodScheduled=True transition
+    finished_at: int = 0  # latest container finish
+    started: bool = False  # some container ever ran
+    disrupted_at: int = 0  # DisruptionTarget=True transition
+    terminal_at: int = 0  # the API server's time of the terminal status, where known
+    reason: str = ""  # status.reason (Evicted, OutOfnvidia.com/gpu, UnexpectedAdmissionError …)
+
+    @property
+    def ended(self) -> bool:
+        """Say whether the containers have ended: the pod holds nothing any more."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def held(self) -> bool:
+        """Say whether the pod holds its seats: bound, and its containers have not ended."""
+        return bool(self.node) and not self.ended
+
+    @property
+    def key(self) -> str:
+        """Return namespace/name."""
+        return f"{self.namespace}/{self.name}"
