@@ -230,7 +230,16 @@ def test_both_fill_in_the_same_defaults(api_with_crds: Api, case: Case) -> None:
     model = MODELS[case.kind]
     ours, theirs = model.model_validate(case.manifest).to_wire()["spec"], model.model_validate(kept).to_wire()["spec"]
     assert ours == theirs
-    assert {key: value for key, value in ours.items() if value not in ([], {})} == kept["spec"]
+    assert without_empty_lists(ours) == kept["spec"]
+
+
+def without_empty_lists(value: Any) -> Any:
+    """Return the value as the API server keeps it, which has no default for a list."""
+    if isinstance(value, list):
+        return [without_empty_lists(item) for item in value]
+    if isinstance(value, dict):
+        return {key: without_empty_lists(inner) for key, inner in value.items() if inner != []}
+    return value
 
 
 @pytest.mark.parametrize("model", crd.KINDS, ids=lambda model: model.about.kind)

@@ -13,7 +13,7 @@ _WORDS = {
     "dict_type": "must be a mapping",
     "model_type": "must be a mapping",
     "model_attributes_type": "must be a mapping",
-    "int_type": "must be a whole number, not in quotes",
+    "int_type": "must be a whole number, without quotes",
     "string_type": "must be a string; put it in quotes",
     "bool_type": "must be true or false",
 }
@@ -35,7 +35,9 @@ def _line(detail: ErrorDetails, model: type[BaseModel] | None) -> str:
     if kind == "missing":
         return f"{path}: Required value"
     words = _WORDS.get(kind, detail["msg"])
-    if kind in ("rule", "duplicate"):
+    if kind == "duplicate":
+        return f"{path}[{detail['ctx']['index']}]: {words}"
+    if kind == "rule":
         return f"{path}: {words}" if path else words
     shown = repr(detail["input"])
     shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"

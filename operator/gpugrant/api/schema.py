@@ -123,11 +123,13 @@ class Unique:
 
     def _verify(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
         seen: set[Any] = set()
-        for item in given:
+        for index, item in enumerate(given):
             identity = tuple(getattr(item, to_snake(key)) for key in self.keys) if self.keys else item
             if identity in seen:
                 shown = dict(zip(self.keys, identity, strict=True)) if self.keys else identity
-                raise PydanticCustomError("duplicate", "Duplicate value: {shown}", {"shown": str(shown)})
+                raise PydanticCustomError(
+                    "duplicate", "Duplicate value: {shown}", {"shown": str(shown), "index": index}
+                )
             seen.add(identity)
         return given
 
