@@ -75,15 +75,11 @@ def _opened(held: Held) -> Holding:
 def settle_server(rows: Mapping[str, Holding], since: int) -> dict[str, Holding]:
     """Return the rows of one server whose end changes when overlaps from ``since`` on are cut again.
 
-    ``rows`` must hold all that end after ``since`` by their own facts, or hold still. Cuts made before ``since``
-    rest on binds before it, and stay.
+    ``rows`` must hold all that end after ``since`` by their own facts, or hold still. Cuts made before
+    ``since`` rest on binds before it, and stay.
     """
     ends = cut_overlaps(_hold(row, since) for row in rows.values())
-    return {
-        uid: replace(rows[uid], end=end)
-        for uid, end in ends.items()
-        if end != rows[uid].end
-    }
+    return {uid: replace(rows[uid], end=end) for uid, end in ends.items() if end != rows[uid].end}
 
 
 def _hold(row: Holding, since: int) -> Hold:

@@ -5,6 +5,7 @@ never rewrites what went before it.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -40,7 +41,7 @@ def _cut_by_terms(start: int, end: int, month: str, terms: Terms) -> Iterator[Pi
     """Yield the pieces of [start, end), which lies in one month."""
     edges = sorted({start, end, *(at for term in terms for at in term if start < at < end)})
     held = Piece(start, start, month, _condition_at(start, terms))
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in pairwise(edges):
         condition = _condition_at(left, terms)
         if condition is held.condition:
             held = Piece(held.start, right, month, condition)

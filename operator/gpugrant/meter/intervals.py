@@ -18,7 +18,7 @@ _ADMITTED_REASONS = frozenset({"DeadlineExceeded", "Terminated", "NodeLost"})
 
 
 class NodeFacts(Struct, frozen=True):
-    """What is known of the pod's server. ``gone_at``: its object went, or it was declared gone; 0: neither."""
+    """What is known of a pod's server. ``gone_at``: its object went or it was declared gone; 0: neither."""
 
     gone_at: int = 0
 
@@ -102,8 +102,8 @@ class Hold(Struct, frozen=True):
 def cut_overlaps(holds: Iterable[Hold]) -> dict[str, int | None]:
     """Return the end of every hold of one server, cut so that no seat is held twice: the next bind wins.
 
-    Where a bind finds too few seats, the holds that end first give way (their clock ran late), whole pods at a
-    time. The answer does not depend on the order of ``holds``.
+    Where a bind finds too few seats, the holds that end first give way (their clock ran late), whole pods at
+    a time. The answer does not depend on the order of ``holds``.
     """
     ends: dict[str, int | None] = {}
     active: list[Hold] = []

@@ -69,7 +69,9 @@ def _zone(name: str) -> ZoneInfo:
 @lru_cache(maxsize=4096)
 def _month(zone: str, year: int, month: int) -> Month:
     following = (year, month + 1) if month < 12 else (year + 1, 1)
-    start, end = (int(datetime(*first, 1, tzinfo=_zone(zone)).timestamp()) for first in ((year, month), following))
+    start, end = (
+        int(datetime(*first, 1, tzinfo=_zone(zone)).timestamp()) for first in ((year, month), following)
+    )
     return Month(f"{year:04d}-{month:02d}", start, end)
 
 

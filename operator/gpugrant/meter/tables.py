@@ -90,7 +90,7 @@ holdings = Table(
 )
 _open = holdings.c.own_until.is_(None)
 Index("ix_holdings_open", holdings.c.id, sqlite_where=_open, postgresql_where=_open)
-_cut = holdings.c.is_cut
+_cut = holdings.c.is_cut.is_(True)
 Index("ix_holdings_cut", holdings.c.server, sqlite_where=_cut, postgresql_where=_cut)
 
 # Closed holds, summed. The same commit writes the row and its sums.

@@ -29,6 +29,16 @@ class Delta(Struct, frozen=True):
     watermark: int = 0
 
 
+class Reading(Struct, frozen=True):
+    """The sums at one moment, exact at the watermark."""
+
+    watermark: int
+    calendars: Calendars
+    sums: Mapping[Account, Sums]
+    counters: Mapping[Account, Mapping[Condition, int]]
+    failures: Mapping[FailureKey, int]
+
+
 class Tally:
     """GPU-seconds by account, month and condition, exact at the watermark."""
 
@@ -65,11 +75,6 @@ class Tally:
         else:
             self._open.get(account, {}).pop(row.uid, None)
 
-    def accounts(self) -> list[Account]:
-        """Return every account that something was ever booked on."""
-        with self._lock:
-            return list({**self._closed, **{account: None for account, held in self._open.items() if held}})
-
     def sums(self, account: Account) -> Sums:
         """Return an account's GPU-seconds, closed ones and held ones up to the watermark. Exact."""
         with self._lock:
@@ -85,43 +90,49 @@ class Tally:
         # Cut the account's time once, then every hold by the few pieces: 50,000 holds stay cheap.
         for piece in cut_interval(first, self.watermark, calendar, terms):
             left, right = piece.start, piece.end
-            amount = sum(seats * (right - max(left, start)) for start, seats in held.values() if start < right)
+            amount = sum(
+                seats * (right - max(left, start)) for start, seats in held.values() if start < right
+            )
             if amount:
                 key = (piece.month, piece.condition)
                 sums[key] = sums.get(key, 0) + amount
         return sums
 
-    def counters(self, account: Account) -> dict[Condition, int]:
-        """Return an account's GPU-seconds by condition as counters: they never fall.
+    def read(self) -> Reading:
+        """Return all sums and counters at one moment.
 
-        An end that was learnt late takes seconds back that were shown already; then the counter stands still
-        until the sum has caught up. Months (``sums``) are corrected at once.
+        Counters never fall: an end that was learnt late takes seconds back that were shown already, and then
+        the counter stands still until the sum has caught up. Sums (and so months) are corrected at once.
         """
         with self._lock:
-            return self._counters(account)
+            accounts = dict.fromkeys((*self._closed, *self._open, *(account for account, _ in self._shown)))
+            sums = {account: self._sums(account) for account in accounts}
+            counters = {account: self._counters(account, sums[account]) for account in accounts}
+            return Reading(self.watermark, self.calendars, sums, counters, dict(self.failures))
 
-    def _counters(self, account: Account) -> dict[Condition, int]:
+    def _counters(self, account: Account, sums: Sums) -> dict[Condition, int]:
         counters: dict[Condition, int] = {}
-        for (_, condition), amount in self._sums(account).items():
+        for (_, condition), amount in sums.items():
             counters[condition] = counters.get(condition, 0) + amount
         for condition in Condition:
-            if (account, condition) in self._shown:
-                counters[condition] = max(counters.get(condition, 0), self._shown[account, condition])
+            floor = self._shown.get((account, condition))
+            if floor is not None:
+                counters[condition] = max(counters.get(condition, 0), floor)
         return counters
 
     def used_by_grant(self) -> dict[str, int]:
         """Return grant uid -> Used GPU-seconds, for budgets and status."""
         used: Counter[str] = Counter()
-        for account in self.accounts():
+        for account, sums in self.read().sums.items():
             if account.grant_uid:
-                for (_, condition), amount in self.sums(account).items():
+                for (_, condition), amount in sums.items():
                     if condition is Condition.USED:
                         used[account.grant_uid] += amount
         return dict(used)
 
     # -- working out a commit ------------------------------------------------------------------------
 
-    def pieces_until(self, row: Holding, end: int | None, terms: Mapping[str, Terms] | None = None) -> Sums:
+    def sums_until(self, row: Holding, end: int | None, terms: Mapping[str, Terms] | None = None) -> Sums:
         """Return what a row amounts to up to ``end``; nothing for None."""
         if end is None:
             return {}
@@ -129,11 +140,12 @@ class Tally:
         own_terms = (terms or {}).get(account.grant_uid, self.terms.get(account.grant_uid, ()))
         return row_sums(row, end, self.calendars.of(account.programme), own_terms)
 
-    def shown_after(self, falls: Iterable[tuple[Account, Condition]]) -> dict[tuple[Account, Condition], int]:
+    def shown_now(self, falls: Iterable[tuple[Account, Condition]]) -> dict[tuple[Account, Condition], int]:
         """Return what these counters show now: the floor they must not fall below."""
         with self._lock:
             return {
-                (account, condition): self._counters(account).get(condition, 0) for account, condition in falls
+                (account, condition): self._counters(account).get(condition, 0)
+                for account, condition in falls
             }
 
 
