@@ -161,7 +161,7 @@ class ControlPlane:
         return ports
 
     def _prepare(self) -> None:
-        ports = dict(zip(("etcd", "etcd-peer", "kube-apiserver"), _free_ports(3), strict=True))
+        ports = dict(zip(("etcd", "etcd-peer", "kube-apiserver"), free_ports(3), strict=True))
         (self.folder / "ports.json").write_text(json.dumps(ports))
         for record in processes.read_records(self.folder):
             (self.folder / f"{record.name}.pid").unlink(missing_ok=True)
@@ -171,7 +171,7 @@ class ControlPlane:
         (self.folder / "stages.yaml").write_text(stages)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return ports that nobody listens on; all held open until the last is found, so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
     try:

@@ -56,9 +56,14 @@ def start(name: str, command: list[str], folder: Path, environment: dict[str, st
         )
     # The child is ours to reap when it ends; without this Popen's destructor warns that it still runs.
     _CHILDREN[process.pid] = process
-    record = Record(name, process.pid, _start_time(process.pid))
+    record = record_of(name, process.pid)
     write_record(folder, record)
     return record
+
+
+def record_of(name: str, pid: int) -> Record:
+    """Return the record of a process that runs now."""
+    return Record(name, pid, _start_time(pid))
 
 
 _CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
