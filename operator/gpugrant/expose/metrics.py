@@ -30,7 +30,7 @@ Labels = tuple[str, ...]
 
 
 class Metrics(Collector):
-    """Reads what there is at every scrape. A source that returns None has nothing to show (yet, or no leader)."""
+    """Reads what there is at every scrape; a source that returns None has nothing to show."""
 
     def __init__(
         self,

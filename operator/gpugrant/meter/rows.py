@@ -1,7 +1,7 @@
 """Between the ledger's rows and its values: one function each way, and the reads the store makes of them."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -211,13 +211,22 @@ def once(connection: Connection, table: Table, key: dict[str, Any], values: dict
     return True
 
 
-def add_to(connection: Connection, table: Table, key: dict[str, Any], amount: int) -> None:
-    """Add to the sum under a key. Safe without an upsert: the ledger's row is locked by whoever writes."""
-    changed = connection.execute(
-        update(table).filter_by(**key).values(gpu_seconds=table.c.gpu_seconds + amount)
-    )
-    if not changed.rowcount:
-        connection.execute(insert(table).values(**key, gpu_seconds=amount))
+def add_to(
+    connection: Connection, table: Table, known: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]
+) -> None:
+    """Add ``gpu_seconds`` to sums that are there, and write those that are not.
+
+    Safe without an upsert: whoever writes has locked the ledger's row and knows which sums there are.
+    """
+    keys = [column.name for column in table.primary_key]
+    if known:
+        adding = update(table).values(gpu_seconds=table.c.gpu_seconds + bindparam("more"))
+        for name in keys:
+            adding = adding.where(table.c[name] == bindparam(f"key_{name}"))
+        given = [{"more": row["gpu_seconds"], **{f"key_{name}": row[name] for name in keys}} for row in known]
+        connection.execute(adding, given)
+    if new:
+        connection.execute(insert(table), list(new))
 
 
 def set_to(connection: Connection, table: Table, key: dict[str, Any], amount: int) -> None:

@@ -59,7 +59,8 @@ class Tally:
             for account, sums in delta.closed.items():
                 kept = self._closed.setdefault(account, {})
                 for key, amount in sums.items():
-                    kept[key] = kept.get(key, 0) + amount
+                    if amount:
+                        kept[key] = kept.get(key, 0) + amount
             for _, row in delta.changes:
                 self._place(row)
             self._shown.update(delta.shown)
@@ -67,6 +68,10 @@ class Tally:
             self.failures.update(failure_key(failure) for failure in delta.failures)
             self.watermark = max(self.watermark, delta.watermark)
             self.held_pods = sum(map(len, self._open.values()))
+
+    def has_total(self, account: Account, month: str, condition: Condition) -> bool:
+        """Say whether the store has a sum of closed holds for these."""
+        return (month, condition) in self._closed.get(account, {})
 
     def _place(self, row: Holding) -> None:
         account = row.dimensions.account
@@ -144,7 +149,7 @@ class Tally:
         """Return what these counters show now: the floor they must not fall below."""
         with self._lock:
             return {
-                (account, condition): self._counters(account).get(condition, 0)
+                (account, condition): self._counters(account, self._sums(account)).get(condition, 0)
                 for account, condition in falls
             }
 

@@ -4,6 +4,7 @@ Nothing here is remembered: the caller takes over the Delta once the transaction
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -123,11 +124,13 @@ class Transaction:
             after[_uid(fact)] = book(after.get(_uid(fact)), fact)
         changed = {uid: row for uid, row in after.items() if row is not before.get(uid)}
         suspects = self._crowding.suspects((before.get(uid), row) for uid, row in changed.items())
+        here: dict[str, dict[str, Holding]] = {}
+        for uid, row in changed.items():
+            here.setdefault(row.dimensions.server, {})[uid] = row
         for server, rows in holdings_on(self._connection, self._accounts, suspects).items():
             self._checked.append((server, suspects[server], tuple(rows.values())))
             before = rows | before
-            here = {uid: row for uid, row in changed.items() if row.dimensions.server == server}
-            changed |= settle_server(rows | here, suspects[server])
+            changed |= settle_server(rows | here.get(server, {}), suspects[server])
         return [(before.get(uid), row) for uid, row in changed.items() if row != before.get(uid)]
 
     def _write_rows(self, changes: Sequence[Change]) -> None:
@@ -164,11 +167,15 @@ class Transaction:
                 _add(moved, old.dimensions.account, self._tally.sums_until(old, old.end), -1)
             _add(moved, new.dimensions.account, self._tally.sums_until(new, new.end, self._terms), 1)
         self._know_accounts(moved)
+        known: list[dict[str, Any]] = []
+        fresh: list[dict[str, Any]] = []
         for account, sums in moved.items():
             for (month, condition), amount in sums.items():
+                row = {"account_id": self._found[account], "month": month, "condition": condition}
                 if amount:
-                    key = {"account_id": self._found[account], "month": month, "condition": condition}
-                    add_to(self._connection, totals, key, amount)
+                    there = self._tally.has_total(account, month, condition)
+                    (known if there else fresh).append(row | {"gpu_seconds": amount})
+        add_to(self._connection, totals, known, fresh)
         self._step("totals")
         return moved
 
