@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from gpugrant import names
+from gpugrant.api.constraints import Unique, Whole
 from gpugrant.api.fields import (
     TEN_YEARS,
     GpusOrNone,
@@ -28,8 +29,9 @@ from gpugrant.api.fields import (
     is_label_value,
     is_name,
 )
+from gpugrant.api.frozenmap import FrozenMap
 from gpugrant.api.problems import describe
-from gpugrant.api.schema import ApiModel, FrozenMap, Rule, Unique, Whole
+from gpugrant.api.schema import ApiModel, Rule
 
 _PERIOD_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -57,7 +59,9 @@ def _known_zone(name: str) -> str:
 def _known_period(text: str) -> str:
     """Return a report period in its only forms."""
     if not re.fullmatch(r"month|[1-9][0-9]{0,6}[smhd]", text):
-        raise PydanticCustomError("period", "must be month, or a length for tests such as 600s, 10m, 2h or 1d")
+        raise PydanticCustomError(
+            "period", "must be month, or a length for tests such as 600s, 10m, 2h or 1d"
+        )
     return text
 
 
@@ -108,7 +112,9 @@ class Programme(ApiModel):
     """How long before it starts a maintenance window must be announced."""
     conflict_of_interest: bool = True
     """Whether tenants affiliated with one of its suppliers get no public GPUs."""
-    conflict_rounds: Annotated[tuple[ShortText, ...], Field(strict=False, max_length=64), Unique()] | None = None
+    conflict_rounds: Annotated[tuple[ShortText, ...], Field(strict=False, max_length=64), Unique()] | None = (
+        None
+    )
     """The rounds that this holds for. Absent: all."""
     idle_window_seconds: Annotated[int, Whole(1, TEN_YEARS)] | None = None
     """How long seats are idle before they may be lent. Absent: no lending."""
@@ -124,7 +130,8 @@ class Programme(ApiModel):
         ),
         Rule(
             holds=lambda given: (given.idle_window_seconds is None) == (given.recall_notice_seconds is None),
-            message="idleWindowSeconds and recallNoticeSeconds belong together: give both to lend idle GPUs, or none",
+            message="idleWindowSeconds and recallNoticeSeconds belong together: give both to lend idle GPUs, "
+            "or none",
         ),
     )
 
@@ -157,12 +164,12 @@ class Settings(ApiModel):
     rules = (
         Rule(
             holds=lambda given: len(given.programmes) > 0,
-            message="programmes must name at least one programme; leave the key out to have one called default",
+            message="programmes must name at least one; leave the key out to have one called default",
         ),
         Rule(
             holds=lambda given: all(is_name(key) for key in given.programmes),
-            message="programmes: every name must be lower case: letters a-z, digits, '-' and '.', at most 63, "
-            "such as purchase-2025",
+            message="programmes: every name must be a lower-case name of at most 63 letters a-z, digits, "
+            "'-' and '.', such as purchase-2025",
         ),
     )
 
@@ -230,5 +237,7 @@ class _CarefulLoader(yaml.SafeLoader):
         """Compose a node; refuse aliases, which can make a small text enormous."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed; write it out", mark)
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not allowed; write it out", mark
+            )
         return super().compose_node(parent, index)

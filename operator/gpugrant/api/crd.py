@@ -87,7 +87,9 @@ def _structural(node: Schema, definitions: Schema) -> Schema:
     if made.get("type") == "array":
         made["items"] = _structural(made["items"], definitions)
     if "properties" in made:
-        made["properties"] = {name: _structural(inner, definitions) for name, inner in made["properties"].items()}
+        made["properties"] = {
+            name: _structural(inner, definitions) for name, inner in made["properties"].items()
+        }
     elif made.get("type") == "object":
         # pydantic does not know that a length of ours is a map's.
         made["minProperties"], made["maxProperties"] = made.pop("minLength"), made.pop("maxLength")
@@ -135,13 +137,16 @@ def _columns(about: Kind) -> list[Schema]:
         | ({"priority": column.priority} if column.priority else {})
         for column in about.columns
     ]
-    return [*columns, {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp", "priority": 1}]
+    return [
+        *columns,
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp", "priority": 1},
+    ]
 
 
 class _Dumper(yaml.SafeDumper):
     """YAML without anchors, which reviewers and some tools trip over."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 (the base class's signature)
         """Write equal parts out each time."""
         return True
 

@@ -3,15 +3,15 @@
 import re
 from typing import Annotated, Final, Literal
 
-from gpugrant.api.schema import Format, Whole
+from gpugrant.api.constraints import Format, Whole
 
 LABEL_VALUE_PATTERN: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _DNS_LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _DNS_SUBDOMAIN: Final = rf"{_DNS_LABEL}([.]{_DNS_LABEL})*"
 QUALIFIED_NAME_PATTERN: Final = rf"({_DNS_SUBDOMAIN}/)?{LABEL_VALUE_PATTERN}"
 
-# Every day of the calendar from 2000 to 2199 and nothing else: an OpenAPI format could say so too, but would keep the
-# API server from running the rule that carries our words.
+# Every day of the calendar from 2000 to 2199 and nothing else. An OpenAPI format could say so too, but would
+# keep the API server from running the rule that carries our words.
 _LEAP_YEAR: Final = r"20([02468][048]|[13579][26])|21(0[48]|[2468][048]|[13579][26])"
 _DAY: Final = (
     r"(2[01][0-9]{2}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
@@ -29,22 +29,11 @@ def is_date(text: str) -> bool:
     return len(text) == len("2026-11-01")
 
 
-LabelValue = Annotated[
-    str,
-    Format(
-        LABEL_VALUE_PATTERN,
-        "must be a label value: at most 63 letters, digits, '-', '_' and '.', first and last a letter or digit",
-        longest=63,
-    ),
-]
-LabelValueOrEmpty = Annotated[
-    str,
-    Format(
-        f"({LABEL_VALUE_PATTERN})?",
-        "must be a label value: at most 63 letters, digits, '-', '_' and '.', first and last a letter or digit",
-        longest=63,
-    ),
-]
+_LABEL_WORDS: Final = (
+    "must be a label value: at most 63 letters, digits, '-', '_' and '.', first and last a letter or digit"
+)
+LabelValue = Annotated[str, Format(LABEL_VALUE_PATTERN, _LABEL_WORDS, longest=63)]
+LabelValueOrEmpty = Annotated[str, Format(f"({LABEL_VALUE_PATTERN})?", _LABEL_WORDS, longest=63)]
 Name = Annotated[
     str,
     Format(
@@ -66,7 +55,7 @@ LabelKey = Annotated[
     str,
     Format(
         QUALIFIED_NAME_PATTERN,
-        "must be a label key: a name of letters, digits, '-', '_' and '.', optionally after a domain and '/', "
+        "must be a label key: letters, digits, '-', '_' and '.', optionally after a domain and '/', "
         "such as gpugrant.io/fabric",
         longest=317,
     ),
@@ -80,8 +69,12 @@ ResourceName = Annotated[
     ),
 ]
 # Control characters would break printed tables, metrics and reports.
-ShortText = Annotated[str, Format(r"[^\x00-\x1f\x7f]+", "must be one line without control characters", longest=63)]
-Text = Annotated[str, Format(r"[^\x00-\x1f\x7f]+", "must be one line without control characters", longest=253)]
+ShortText = Annotated[
+    str, Format(r"[^\x00-\x1f\x7f]+", "must be one line without control characters", longest=63)
+]
+Text = Annotated[
+    str, Format(r"[^\x00-\x1f\x7f]+", "must be one line without control characters", longest=253)
+]
 Date = Annotated[
     str,
     Format(

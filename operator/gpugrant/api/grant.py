@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
+from gpugrant.api.constraints import cel_string
 from gpugrant.api.fields import (
     INSTANT_PATTERN,
     SHORTEST_INSTANT,
@@ -24,8 +25,7 @@ from gpugrant.api.fields import (
     is_date,
 )
 from gpugrant.api.objects import READY_REASON, ApiObject, Column, Conditions, Kind
-from gpugrant.api.schema import ApiModel, Rule, Transition, cel_string
-
+from gpugrant.api.schema import ApiModel, Rule, Transition
 
 _BOTH_DATES: Final = "self.start.size() == 10 && self.end.size() == 10"
 _INSTANT: Final = cel_string(f"^{INSTANT_PATTERN}$")
@@ -33,7 +33,7 @@ _BOTH_INSTANTS: Final = f"self.start.matches({_INSTANT}) && self.end.matches({_I
 
 
 class Term(ApiModel):
-    """From start, inclusive, to end, exclusive; both dates (midnight in the programme's zone) or both instants."""
+    """From start to end, which is not part of it: dates (midnight in the programme's zone) or instants."""
 
     start: DateOrInstant
     """The first day or instant."""
@@ -53,8 +53,10 @@ class Term(ApiModel):
             # timestamp() of anything else is an error, which would be shown beside the field's own message.
             cel=f"{_BOTH_DATES} ? self.start < self.end : {_BOTH_INSTANTS} ?"
             " timestamp(self.start) < timestamp(self.end) : true",
-            holds=lambda term: is_date(term.start) != is_date(term.end)
-            or datetime.fromisoformat(term.start) < datetime.fromisoformat(term.end),
+            holds=lambda term: (
+                is_date(term.start) != is_date(term.end)
+                or datetime.fromisoformat(term.start) < datetime.fromisoformat(term.end)
+            ),
             message="end must be after start ({end} is not after {start})",
         ),
     )
@@ -76,7 +78,7 @@ def _instant(text: str, zone: ZoneInfo) -> int:
     """Return a date's first moment in the zone, or an instant, as epoch seconds."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
-        # fold=0: where clocks skip midnight this is the moment of the skip, where they repeat it the first one.
+        # fold=0: the moment of the skip where clocks skip midnight, the first midnight where they repeat it.
         moment = moment.replace(tzinfo=zone)
     return round((moment - _EPOCH) / timedelta(seconds=1))
 
@@ -125,7 +127,7 @@ class GpuGrantSpec(ApiModel):
     gpus: Gpus
     """How many GPUs; may grow and shrink."""
     placement: Literal["OneFabric", "AnyFabric", "SharedServers"] = "OneFabric"
-    """Servers of its own in one fabric, servers of its own anywhere in the pool, or seats on shared servers."""
+    """Servers of its own in one fabric, servers of its own anywhere, or seats on shared servers."""
     term: Term
     """From when to when."""
     budget: Budget | None = None
@@ -191,11 +193,14 @@ class GpuGrantStatus(ApiModel):
 
 def _set_once(field: str, attribute: str) -> Transition:
     """Return the rule that a field does not change while the grant is allocated."""
+    now, before = f"self.spec.{field}", f"oldSelf.spec.{field}"
     return Transition(
-        cel="!has(oldSelf.status) || !has(oldSelf.status.allocation) || (has(self.spec.F) == has(oldSelf.spec.F)"
-        " && (!has(self.spec.F) || self.spec.F == oldSelf.spec.F))".replace("F", field),
-        holds=lambda old, new: not (old.status and old.status.allocation)
-        or getattr(old.spec, attribute) == getattr(new.spec, attribute),
+        cel="!has(oldSelf.status) || !has(oldSelf.status.allocation)"
+        f" || has({now}) == has({before}) && (!has({now}) || {now} == {before})",
+        holds=lambda old, new: (
+            not (old.status and old.status.allocation)
+            or getattr(old.spec, attribute) == getattr(new.spec, attribute)
+        ),
         message=f"{field} must not change while the grant is allocated; delete the grant and make a new one "
         "with the same award.id",
         field=f"spec.{field}",

@@ -4,8 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from gpugrant.api.constraints import Unique
 from gpugrant.api.fields import Count, ObjectName
-from gpugrant.api.schema import ApiModel, Unique
+from gpugrant.api.schema import ApiModel
 
 
 class Condition(ApiModel):
@@ -40,8 +41,6 @@ class Metadata(ApiModel):
     generation: int = 1
     deletion_timestamp: str = ""
     creation_timestamp: str = ""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
 
 
 class Column(ApiModel):
@@ -73,5 +72,3 @@ class ApiObject(ApiModel):
 
 
 READY_REASON = '.status.conditions[?(@.type=="Ready")].reason'
-
-

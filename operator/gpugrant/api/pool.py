@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from gpugrant import names
+from gpugrant.api.constraints import Unique, Whole, cel_string
 from gpugrant.api.fields import (
     QUALIFIED_NAME_PATTERN,
     Count,
@@ -18,8 +19,9 @@ from gpugrant.api.fields import (
     ResourceName,
     is_label_key,
 )
+from gpugrant.api.frozenmap import FrozenMap
 from gpugrant.api.objects import READY_REASON, ApiObject, Column, Conditions, Kind
-from gpugrant.api.schema import ApiModel, FrozenMap, Rule, Unique, Whole, cel_string
+from gpugrant.api.schema import ApiModel, Rule
 
 _MOST_LABELS: Final = 8
 
@@ -106,8 +108,11 @@ class GpuPoolSpec(ApiModel):
 
     rules = (
         Rule(
-            cel="!has(self.delivery) || self.delivery.all(i, part, i == 0 || self.delivery[i - 1].due <= part.due)",
-            holds=lambda given: [part.due for part in given.delivery] == sorted(part.due for part in given.delivery),
+            cel="!has(self.delivery) || self.delivery.all(i, part,"
+            " i == 0 || self.delivery[i - 1].due <= part.due)",
+            holds=lambda given: (
+                [part.due for part in given.delivery] == sorted(part.due for part in given.delivery)
+            ),
             message="delivery must be in order of due, earliest first",
             field="delivery",
         ),

@@ -83,7 +83,12 @@ def _resolve(node: dict[str, object], schema: dict[str, object]) -> dict[str, ob
             definitions = schema["$defs"]
             assert isinstance(definitions, dict)
             node = definitions[str(node["$ref"]).rsplit("/", 1)[-1]]
-        elif isinstance(branches, list) and branches and "properties" not in node and "format" not in branches[0]:
+        elif (
+            isinstance(branches, list)
+            and branches
+            and "properties" not in node
+            and "format" not in branches[0]
+        ):
             node = branches[0]
         else:
             return node

@@ -4,9 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from gpugrant.api.constraints import Unique
 from gpugrant.api.fields import Count, GpuHours, GpusOrNone, LabelValue, Name, Share, ShortText, Text
 from gpugrant.api.objects import READY_REASON, ApiObject, Column, Conditions, Kind
-from gpugrant.api.schema import ApiModel, Rule, Unique
+from gpugrant.api.schema import ApiModel, Rule
 
 _LIMIT_KEYS = ("programme", "gpuType", "share")
 
@@ -97,6 +98,6 @@ class TenantQuota(ApiObject):
         Rule(
             cel="self.metadata.name.size() <= 63",
             holds=lambda given: len(given.metadata.name) <= 63,
-            message="metadata.name must be at most 63 characters: it is the tenant, a namespace label's value",
+            message="metadata.name must be at most 63 characters: it is the tenant, a label's value",
         ),
     )

@@ -4,9 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from gpugrant.api.constraints import Unique
 from gpugrant.api.fields import Count, Month, Name, Share, SignedCount, Text
 from gpugrant.api.objects import ApiObject, Column, Conditions, Kind
-from gpugrant.api.schema import ApiModel, Rule, Unique
+from gpugrant.api.schema import ApiModel, Rule
 
 SeatCondition = Literal["Failed", "Undelivered", "Maintenance", "Unobserved", "Lent", "Grace", "Used", "Idle"]
 
@@ -106,9 +107,11 @@ class UsageReport(ApiObject):
     )
     rules = (
         Rule(
-            cel="self.metadata.name == self.spec.programme + '-' + self.spec.provider + '-' + self.spec.month",
-            holds=lambda given: given.metadata.name
-            == f"{given.spec.programme}-{given.spec.provider}-{given.spec.month}",
+            cel="self.metadata.name =="
+            " self.spec.programme + '-' + self.spec.provider + '-' + self.spec.month",
+            holds=lambda given: (
+                given.metadata.name == f"{given.spec.programme}-{given.spec.provider}-{given.spec.month}"
+            ),
             message="metadata.name must be programme-provider-month "
             "(here {spec.programme}-{spec.provider}-{spec.month})",
         ),
