@@ -26,6 +26,7 @@ def shipped_policies() -> Iterator[dict[str, Any]]:
     for path in sorted(MANIFESTS.glob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
             if document["kind"].endswith("AdmissionPolicy"):
+                document["metadata"]["resourceVersion"] = "7"
                 yield document
 
 
@@ -34,7 +35,7 @@ def policy_named(name: str) -> dict[str, Any]:
 
 
 def applied(policy: dict[str, Any], patch: JsonPatch) -> dict[str, Any]:
-    """Apply test and replace operations as an API server would."""
+    """Apply test and replace operations as an API server would, which then counts up the version."""
     result = copy.deepcopy(policy)
     for operation in patch:
         *way, last = operation["path"].strip("/").split("/")
@@ -45,6 +46,7 @@ def applied(policy: dict[str, Any], patch: JsonPatch) -> dict[str, Any]:
             assert target[last] == operation["value"]
         else:
             target[last] = operation["value"]
+    result["metadata"]["resourceVersion"] += "1"
     return result
 
 
