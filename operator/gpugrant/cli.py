@@ -42,4 +42,4 @@ def run(kubeconfig: str, metrics_port: int, ledger: str, verbose: bool) -> None:
     from gpugrant.main import main
     from gpugrant.run.operator import Options
 
-    sys.exit(main(Options(kubeconfig, metrics_port, ledger), verbose))
+    main(Options(kubeconfig, metrics_port, ledger), verbose)

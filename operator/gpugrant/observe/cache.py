@@ -50,9 +50,12 @@ class Kind(msgspec.Struct, Generic[T], frozen=True):
 
 
 class Receiver(Generic[T]):
-    """Where changes go: two synchronous, cheap callables."""
+    """Where changes go: two synchronous, cheap callables.
 
-    def __init__(self, put: Callable[[T], None], drop: Callable[[str, T], None]) -> None:
+    ``drop`` is told whether the watch saw the object go; a relist only finds that it went.
+    """
+
+    def __init__(self, put: Callable[[T], None], drop: Callable[[str, T, bool], None]) -> None:
         self.put = put
         self.drop = drop
 
@@ -143,7 +146,7 @@ class Cache(Generic[T]):
                     continue
                 raise
             for key in before - listed:
-                self._forget(key, int(version or 0))
+                self._forget(key, _number(version), seen=False)
             self._version = version
             self.synced.set()
             self._health.listed(len(self._held))
@@ -218,7 +221,7 @@ class Cache(Generic[T]):
             self._health.unparsed()
             return
         if held is not None and held.uid != meta.uid:
-            self._forget(key, held.version, held.uid)  # same name, another object: the old one went unseen
+            self._forget(key, held.version, held.uid, seen=False)  # same name, another object: the old one went unseen
             held = None
         if held is None:
             self._held[key] = _Held(projected, intern(meta.uid), version)
@@ -231,7 +234,7 @@ class Cache(Generic[T]):
         self._health.emitted()
         self._receiver.put(projected)
 
-    def _forget(self, key: str, version: int, uid: str = "") -> None:
+    def _forget(self, key: str, version: int, uid: str = "", *, seen: bool = True) -> None:
         held = self._held.get(key)
         if uid:
             self._bury(uid, version)
@@ -240,7 +243,7 @@ class Cache(Generic[T]):
         self._bury(held.uid, version)
         del self._held[key]
         self._health.emitted()
-        self._receiver.drop(key, held.item)
+        self._receiver.drop(key, held.item, seen)
 
     def _bury(self, uid: str, version: int) -> None:
         # By version, not for ever: an object that left the selection may come back to it.

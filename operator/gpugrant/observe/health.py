@@ -32,6 +32,7 @@ class CacheHealth:
     def __init__(self, kind: str, metrics: CacheMetrics) -> None:
         self.kind = kind
         self.heard_at = time.monotonic()
+        self.connected = False
         self._emitted = metrics.events.labels(kind, "emitted")
         self._dropped = metrics.events.labels(kind, "unchanged")
         self._unparsed = metrics.events.labels(kind, "unparsed")
@@ -44,9 +45,18 @@ class CacheHealth:
         """Return the seconds since the API server was heard last."""
         return time.monotonic() - self.heard_at
 
+    def fresh_at(self, reached_at: float) -> float:
+        """Return until when (monotonic) all changes are known to have been seen.
+
+        A quiet watch says nothing for a minute. While it is open, the API server having been reached by
+        another request at ``reached_at`` is taken as proof that it is not merely cut off.
+        """
+        return max(self.heard_at, reached_at) if self.connected else self.heard_at
+
     def heard(self) -> None:
         """Note that bytes came."""
         self.heard_at = time.monotonic()
+        self.connected = True
 
     def emitted(self) -> None:
         """Count a change passed on."""
@@ -67,4 +77,5 @@ class CacheHealth:
 
     def broke(self, reason: str) -> None:
         """Count a watch that ended with an error."""
+        self.connected = False
         self._broken.labels(self.kind, reason).inc()

@@ -52,7 +52,9 @@ class Meter(Protocol):
     """What the meter takes in."""
 
     def observe_pod(self, pod: Pod) -> None: ...
-    def pod_gone(self, pod: Pod, at: int) -> None: ...
+    def pod_gone(self, pod: Pod, at: int, seen: int | None = None) -> None: ...
+    def observe_grant(self, grant: Grant, settings: Settings) -> None: ...
+    def observe_settings(self, digest: str, text: str, settings: Settings) -> None: ...
 
 
 class SettingsText(msgspec.Struct, frozen=True):
@@ -120,6 +122,7 @@ class Observer:
         self.world = world
         self.changed = asyncio.Event()
         self.settings = Settings()
+        self.nodes_gone: dict[str, int] = {}  # when the object of a node went that pods may still name
         self._meter = meter
         self._clock = clock
         self._settings_told = settings_told
@@ -128,15 +131,15 @@ class Observer:
         self.health = {
             kind: CacheHealth(kind, metrics) for kind in ("pods", "nodes", "namespaces", "settings")
         }
-        self.pods = Cache(client, PODS, Receiver(self._put_labelled, self._drop_key), self.health["pods"])
+        self.pods = Cache(client, PODS, Receiver(self._put_labelled, self._drop_labelled), self.health["pods"])
         self.nodes = Cache(
             client, NODES,
-            Receiver(self._then(world.put_node), lambda key, _: self._then(world.drop_node)(key)),
+            Receiver(self._put_node, self._drop_node),
             self.health["nodes"],
         )
         self.namespaces = Cache(
             client, NAMESPACES,
-            Receiver(self._then(world.put_namespace), lambda key, _: self._then(world.drop_namespace)(key)),
+            Receiver(self._then(world.put_namespace), lambda key, *_: self._then(world.drop_namespace)(key)),
             self.health["namespaces"],
         )
         self.settings_map = Cache(
@@ -217,13 +220,25 @@ class Observer:
             self._meter.observe_pod(pod)
         self.changed.set()
 
-    def _drop_key(self, key: str, pod: Pod) -> None:
-        self._drop_pod(pod)
+    def _drop_labelled(self, key: str, pod: Pod, seen: bool) -> None:
+        self._drop_pod(pod, seen)
 
-    def _drop_pod(self, pod: Pod) -> None:
+    def _drop_pod(self, pod: Pod, seen: bool = False) -> None:
         self.world.drop_pod(pod.uid)
         if self._meter is not None:
-            self._meter.pod_gone(pod, self._clock())
+            now = self._clock()
+            heard = now - int(self.health["pods"].age())
+            self._meter.pod_gone(pod, now, None if seen else heard)
+        self.changed.set()
+
+    def _put_node(self, node: Node) -> None:
+        self.nodes_gone.pop(node.name, None)
+        self.world.put_node(node)
+        self.changed.set()
+
+    def _drop_node(self, name: str, node: Node, seen: bool) -> None:
+        self.nodes_gone[name] = self._clock()
+        self.world.drop_node(name)
         self.changed.set()
 
     def _overhead(self, node: str, cpu_milli: int, memory: int) -> None:
@@ -238,6 +253,8 @@ class Observer:
                 self.world.put_quota(item)
             case Grant():
                 self.world.put_grant(item)
+                if self._meter is not None:
+                    self._meter.observe_grant(item, self.settings)
         self.changed.set()
 
     def _drop_own(self, item: Own) -> None:
@@ -269,10 +286,15 @@ class Observer:
             log.info("settings %s loaded (sha256 of the text)", digest)
             self.settings = settings
             self.world.set_settings(settings)
+            if self._meter is not None:
+                self._meter.observe_settings(digest, config_map.text, settings)
+                for grant in self.own.of("GpuGrant"):  # dates mean midnight in the programme's zone
+                    if isinstance(grant, Grant):
+                        self._meter.observe_grant(grant, settings)
             self.changed.set()
         if self._settings_told is not None:
             self._settings_told(config_map, settings, digest, message)
 
-    def _drop_settings(self, key: str, config_map: SettingsText) -> None:
+    def _drop_settings(self, key: str, config_map: SettingsText, seen: bool) -> None:
         log.warning("ConfigMap %s is gone; the last good settings stay", names.SETTINGS_CONFIGMAP)
         self._settings_digest = ""

@@ -85,8 +85,15 @@ def pod_of(it: raw.RawPod) -> Pod:
         finished_at=_finished(containers),
         started=_started(containers),
         disrupted_at=_transition(conditions.get("DisruptionTarget")),
+        terminal_at=_status_written(meta) if status.phase in ("Succeeded", "Failed") else 0,
         reason=intern(status.reason or ""),
     )
+
+
+def _status_written(meta: raw.PodMeta) -> int:
+    """Return when the API server took the latest status in: nodes' clocks differ, its clock is one."""
+    times = [seconds(one.time) for one in meta.managed_fields or () if one.subresource == "status"]
+    return max(times, default=0)
 
 
 def _transition(condition: raw.Condition | None) -> int:

@@ -26,6 +26,19 @@ class Meta(Struct, rename="camel"):
     owner_references: list[Owner] | None = None
 
 
+class ManagedField(Struct):
+    """Who wrote last, what part of the object, and when by the API server's clock."""
+
+    subresource: str = ""
+    time: str | None = None
+
+
+class PodMeta(Meta, rename="camel"):
+    """A pod's metadata."""
+
+    managed_fields: list[ManagedField] | None = None
+
+
 class Head(Struct):
     """Any object's metadata alone."""
 
@@ -174,7 +187,7 @@ class PodStatus(Struct, rename="camel"):
 class RawPod(Struct):
     """A Pod."""
 
-    metadata: Meta
+    metadata: PodMeta
     spec: PodSpec
     status: PodStatus | None = None
 

@@ -32,10 +32,10 @@ class Lease:
     def __init__(self, client: Client, identity: str, seconds: int = 6) -> None:
         self.identity = identity
         self.other = ""  # who leads instead of us, where that has been seen
+        self.renewed_at = 0.0  # monotonic; the API server was reached then
         self._client = client
         self._seconds = seconds
         self._object: dict[str, Any] = {}
-        self._renewed_at = 0.0
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = 0.0
 
@@ -74,7 +74,7 @@ class Lease:
                     sure()
             except (ApiError, TimeoutError) as error:
                 log.warning("cannot renew the lease: %s", error or "no answer")
-            if not doubtful and time.monotonic() - self._renewed_at > self._seconds * 5 / 6:
+            if not doubtful and time.monotonic() - self.renewed_at > self._seconds * 5 / 6:
                 log.error("the lease has run out unrenewed: writing nothing until it is ours again")
                 doubtful = True
                 doubt()
@@ -103,7 +103,7 @@ class Lease:
         if holder and holder != self.identity and not self._expired(holder, spec):
             self.other = holder
             return False
-        if self._renewed_at and holder not in ("", self.identity):
+        if self.renewed_at and holder not in ("", self.identity):
             # We led, and in our absence another did: what we know may be old. Start afresh.
             self.other = holder
             return False
@@ -119,7 +119,7 @@ class Lease:
                 self.other = "another candidate"
                 return False
             raise
-        self._renewed_at = begun
+        self.renewed_at = begun
         return True
 
     def _expired(self, holder: str, spec: dict[str, Any]) -> bool:

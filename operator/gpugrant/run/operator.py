@@ -28,6 +28,7 @@ from gpugrant.run.watching import Watching
 log = logging.getLogger(__name__)
 
 _FAILURES_TOLERATED = 3
+_ON_ITS_WAY = 1.0
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -58,6 +59,8 @@ class Operator:
         self._tasks: list[asyncio.Task[None]] = []
         self._leading = False
         self._planner: Planner[Any] | None = None
+        self._watching: Watching | None = None
+        self._metering: Any = None
 
     async def run(self) -> int:
         """Run until a signal; return the exit status."""
@@ -71,10 +74,13 @@ class Operator:
         try:
             return await self._over
         finally:
+            if self._watching is not None:
+                self._watching.stop()
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=5)
-            await self._parts.close()
+            if self._metering is not None:
+                await self._metering.meter.stop()
             if self._leading:
                 await self._lease.release()
             await server.cleanup()
@@ -110,21 +116,21 @@ class Operator:
         self._leading = True
         log.info("leading as %s", self._lease.identity)
         world = self._parts.make_world(Settings())
-        meter = await self._parts.make_meter(self._options.ledger, self._registry)
-        observer = Observer(self._client, world, self._registry, clock, meter, self._settings_told)
-        writer = Writer(self._client, observer, world, self._registry, clock)
-        self._writer = writer
-        if meter is not None:
-            self._parts.when_settled(meter, writer.strip_finalizer)
-        self._parts.expose(self._registry, world, meter)
+        metering = self._parts.make_metering(self._options.ledger, world, self._registry)
+        observer = Observer(self._client, world, self._registry, clock, metering, self._settings_told)
+        writer = self._writer = Writer(self._client, observer, world, self._registry, clock)
+        if metering is not None:
+            await self._start_meter(metering, observer, writer, world)
         self._spawn("lease", self._lease.keep(writer.pause, writer.resume))
         for loop in observer.loops():
             self._spawn(loop.__qualname__, loop)
         self._spawn("events", writer.events.run())
-        watching = Watching(self._credentials, observer.own, lambda: self._end(1))
+        self._watching = Watching(self._credentials, observer.own, lambda: self._end(1))
         await observer.own.sweep_all()  # Kopf looks for the kinds once only: they must be there
-        watching.start()
+        self._watching.start()
         await observer.first_look()
+        if metering is not None:
+            metering.meter.listing_complete()
         log.info(
             "seen once after %.1f s: %d nodes, %d GPU pods, %d grants",
             time.monotonic() - begun, len(observer.nodes), len(observer.pods), len(observer.own.of("GpuGrant")),
@@ -136,6 +142,19 @@ class Operator:
         await planner.planned.wait()
         log.info("first plan after %.1f s", time.monotonic() - begun)
         await asyncio.Event().wait()
+
+    async def _start_meter(self, metering: Any, observer: Observer, writer: Writer, world: Any) -> None:
+        """Wire the meter: ends that are in the ledger take finalizers off; the clock is the cache's."""
+        pods = observer.health["pods"]
+        metering.strip = writer.strip_finalizer
+        metering.gone = observer.nodes_gone
+        # A second less: what the API server says now may still be on its way to us.
+        metering.fresh = lambda: (
+            time.time() - (time.monotonic() - pods.fresh_at(self._lease.renewed_at)) - _ON_ITS_WAY
+        )
+        await metering.meter.start()
+        self._metering = metering
+        self._spawn("failures", self._parts.tell_failures(world, metering))
 
     def _check(self, observer: Observer, planner: Planner[Any]) -> None:
         for kind, health in observer.health.items():

@@ -1,46 +1,57 @@
-"""The parts that others own, imported when they are needed: the planner's brain, the meter, the figures.
+"""The parts behind the loop, made when this process leads: world, plan, meter, figures.
 
-The imports are late so that a restarted process asks for its lease and answers probes first.
+Imported late, so that a restarted process asks for its lease and answers probes first. Tests put others in.
 """
 
+import asyncio
 import importlib
-import logging
-from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from gpugrant.config import Settings
 from gpugrant.decide.actions import Plan
-from gpugrant.model.pod import Pod
 
-log = logging.getLogger(__name__)
+FAILURES_SECONDS = 2.0
 
 
 class Parts:
-    """How the operator gets its world, its plan function and its meter."""
+    """How the operator gets its world, its plan function, its meter and its figures."""
 
     def __init__(self) -> None:
-        self._meter: Any = None
+        self._plan: Any = None
 
     def make_world(self, settings: Settings) -> Any:
         """Return an empty world."""
+        self._plan = importlib.import_module("gpugrant.decide.plan").make_plan
         return importlib.import_module("gpugrant.decide.world").World(settings)
 
     def make_plan(self, world: Any, now: int) -> Plan:
         """Plan."""
-        plan: Plan = importlib.import_module("gpugrant.decide.plan").make_plan(world, now)
+        plan: Plan = self._plan(world, now)
         return plan
 
-    async def make_meter(self, ledger: str, registry: CollectorRegistry) -> Any:
-        """Return a started meter, None where no ledger is named."""
-        return None
+    def make_metering(self, ledger: str, world: Any, registry: CollectorRegistry) -> Any:
+        """Return the meter, with its metrics registered; None where no ledger is named."""
+        from gpugrant.expose.admission import AdmissionWaits
+        from gpugrant.expose.metrics import Metrics
+        from gpugrant.run.metering import Metering
 
-    def when_settled(self, meter: Any, strip: Callable[[Pod], None]) -> None:
-        """Have the finalizer taken off once a pod's end is in the ledger."""
+        waits = AdmissionWaits()
+        metering = Metering(ledger, world, waits.observe) if ledger else None
+        registry.register(
+            Metrics(
+                figures=lambda: world.figures() if hasattr(world, "figures") else None,
+                tally=metering.meter.tally if metering else lambda: None,
+                health=metering.meter.health if metering else lambda: None,
+                waits=waits,
+            )
+        )
+        return metering
 
-    def expose(self, registry: CollectorRegistry, world: Any, meter: Any) -> None:
-        """Register the figures of ledger and world."""
-
-    async def close(self) -> None:
-        """Write out what the meter still has."""
+    async def tell_failures(self, world: Any, metering: Any) -> None:
+        """Tell the meter, for ever, what is failed now."""
+        while True:
+            await asyncio.sleep(FAILURES_SECONDS)
+            if hasattr(world, "figures"):
+                metering.meter.observe_failures(world.figures().failures)

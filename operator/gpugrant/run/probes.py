@@ -16,9 +16,8 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    generate_latest,
+    disable_created_metrics,
 )
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 STALLED_SECONDS = 180.0  # bookmarks come every minute
 OVERDUE_SECONDS = 60.0
@@ -41,6 +40,7 @@ class Probes:
             "gpugrant_loop_lag_seconds", "How late the event loop came round.", registry=registry,
             buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
         )
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -78,5 +78,7 @@ class Probes:
         return web.Response(status=503 if any(told.values()) else 200, text=text or "ok\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body = generate_latest(self._registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        from gpugrant.expose.metrics import render
+
+        body, content_type = render(self._registry, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})

@@ -67,7 +67,8 @@ class Watching:
         )
 
     def _handler(self, kind: str) -> Callable[..., None]:
-        def seen(event: Mapping[str, Any], **_: object) -> None:
+        # async, though it awaits nothing: Kopf would run a plain function in a pool of threads.
+        async def seen(event: Mapping[str, Any], **_: object) -> None:
             self._loop.call_soon_threadsafe(self._take, kind, event["type"], dict(event["object"]))
 
         return seen
