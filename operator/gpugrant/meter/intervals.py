@@ -34,7 +34,7 @@ class Interval(Struct, frozen=True):
 def held_interval(pod: Pod, node: NodeFacts, now: int) -> Interval | None:
     """Return when the pod held its seats, or None while it is not known to hold any.
 
-    ``now`` counts only where a pod has ended and nothing at all says when.
+    ``now`` (or when the server went) counts only where a pod has ended and nothing at all says when.
     """
     if not pod.node:
         if pod.ended or pod.deleting:  # the API server refuses to bind a pod that is being deleted
@@ -46,7 +46,7 @@ def held_interval(pod: Pod, node: NodeFacts, now: int) -> Interval | None:
     start = pod.scheduled_at or pod.created
     if not pod.ended:
         return Interval(start)
-    end, reason = _end_of(pod, start, now)
+    end, reason = _end_of(pod, start, min(now, node.gone_at or now))
     return Interval(start, _clip(end, start, pod.terminal_at), reason)
 
 
@@ -70,7 +70,7 @@ def gone_interval(pod: Pod, node: NodeFacts, at: int, seen: int) -> Interval | N
     return Interval(found.start, max(found.start, last), reason)
 
 
-def _end_of(pod: Pod, start: int, now: int) -> tuple[int, EndReason]:
+def _end_of(pod: Pod, start: int, seen: int) -> tuple[int, EndReason]:
     """Return the first end that exists, in R9's order."""
     if pod.finished_at:
         return pod.finished_at, EndReason.FINISHED
@@ -80,7 +80,7 @@ def _end_of(pod: Pod, start: int, now: int) -> tuple[int, EndReason]:
         return pod.disrupted_at, EndReason.DISRUPTED
     if pod.terminal_at:
         return pod.terminal_at, EndReason.TERMINAL
-    return now, EndReason.SEEN_ENDED
+    return seen, EndReason.SEEN_ENDED
 
 
 def _clip(end: int, start: int, terminal_at: int) -> int:

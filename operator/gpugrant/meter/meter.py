@@ -28,7 +28,7 @@ from gpugrant.meter.facts import (
 )
 from gpugrant.meter.intervals import Interval, NodeFacts, gone_interval, held_interval
 from gpugrant.meter.months import Calendars
-from gpugrant.meter.store import Store, StoreAway
+from gpugrant.meter.store import Store, StoreAwayError
 from gpugrant.meter.tally import Tally
 from gpugrant.model.pod import Pod
 
@@ -94,6 +94,7 @@ class Meter:
         self._listed = False
         self._loaded = False
         self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._trouble = "the ledger is being loaded"
@@ -119,9 +120,9 @@ class Meter:
         self._store.close()
 
     async def drained(self) -> None:
-        """Return once nothing is queued any more."""
-        while self._queue or self._pending or not self._loaded:
-            await asyncio.sleep(BATCH_SECONDS / 4)
+        """Return once all that was seen so far is written, and the watermark is where the clock is."""
+        while not self._loaded or not await self._flush():
+            await asyncio.sleep(BATCH_SECONDS)
 
     # -- what is seen --------------------------------------------------------------------------------
 
@@ -137,7 +138,7 @@ class Meter:
             return
         if not pod.node and not (pod.finalizer and (pod.ended or pod.deleting)):
             return  # waits, or was released and is not bound yet: holds nothing
-        interval = held_interval(pod, self._node_facts(pod.node), int(self._clock()))
+        interval = held_interval(pod, self._node_facts(pod.node), self._now())
         if interval is not None:
             self._take(pod, interval, None)
 
@@ -157,15 +158,14 @@ class Meter:
 
     def observe_terms(self, terms: GrantTerms) -> None:
         """Take note of what a grant is now: its term decides what is Grace."""
-        now = int(self._clock())
         last = self._terms.get(terms.grant_uid)
         if last is None or last != terms:
             self._terms[terms.grant_uid] = terms
-            self._put(replace(terms, since=now))
+            self._put(replace(terms, since=self._now()))
 
     def observe_settings(self, digest: str, text: str, calendars: Calendars) -> None:
         """Take note of the settings now in force."""
-        self._put(SettingsVersion(digest, int(self._clock()), text))
+        self._put(SettingsVersion(digest, self._now(), text))
         self._calendars = calendars
 
     def observe_failures(self, failures: Iterable[Failure]) -> None:
@@ -183,7 +183,7 @@ class Meter:
         """
         self._listed = True
         if self._loaded:
-            self._miss(int(self._clock()) if at is None else at)
+            self._miss(self._now() if at is None else at)
 
     # -- what is known -------------------------------------------------------------------------------
 
@@ -250,6 +250,10 @@ class Meter:
         waited = max(0, pod.released_at - pod.created) if pod.released_at and pod.created and pod.node else -1
         return Held(pod.uid, pod.namespace, pod.name, dimensions, interval.start, waited)
 
+    def _now(self) -> int:
+        """Return the time that facts are stamped with; the cache's, once it has one."""
+        return int(self._clock()) or int(time.time())
+
     def _waits(self) -> str:
         if not self._pending:
             return ""
@@ -298,7 +302,7 @@ class Meter:
                 self._store.use_calendars(self._calendars)
                 self._calendars = None
             held = await self._in_thread(self._store.open)
-        except StoreAway as error:
+        except StoreAwayError as error:
             return self._failed_by(f"the ledger is away: {error}")
         self._trouble = ""
         if not self._loaded:
@@ -308,11 +312,15 @@ class Meter:
             }
             self._known |= dict.fromkeys(self._unseen)
             if self._listed:
-                self._miss(int(self._clock()))
+                self._miss(self._now())
         return True
 
     async def _flush(self) -> bool:
         """Write what is queued; say whether the store took it."""
+        async with self._writing:
+            return await self._write_all()
+
+    async def _write_all(self) -> bool:
         if (not self._store.is_open or self._calendars is not None) and not await self._load():
             return False
         for pod, gone in list(self._pending.values()):
@@ -335,9 +343,9 @@ class Meter:
         batch, began = self._queue[:size], time.monotonic()
         try:
             changes = await self._in_thread(self._store.commit, [fact for fact, _ in batch], mark)
-        except StoreAway as error:
+        except StoreAwayError as error:
             return self._failed_by(f"the ledger takes no writes: {error}")
-        except Exception:
+        except Exception:  # noqa: BLE001 (whatever it is, it must not hold up the other facts)
             return await self._refuse(size)
         del self._queue[:size]
         self._oldest = time.time()
@@ -378,7 +386,7 @@ class Meter:
     def _record(self, pod: Pod) -> None:
         try:
             self._on_recorded(pod)
-        except Exception:
+        except Exception:  # (what it throws is the caller's; the ledger goes on)
             _log.exception("telling that the end of pod %s is recorded", pod.key)
 
     async def _in_thread(self, call: Callable[..., _T], *given: object) -> _T:

@@ -21,13 +21,13 @@ from gpugrant.meter.months import Calendars
 from gpugrant.meter.rows import Accounts, holding_of
 from gpugrant.meter.tables import failures, floors, grant_terms, holdings, ledger, totals
 from gpugrant.meter.tally import Delta, Sums, Tally, row_sums
-from gpugrant.meter.transaction import Change, Superseded, Transaction
+from gpugrant.meter.transaction import Change, SupersededError, Transaction
 
 # Errors that mean the facts, not the database.
 _REFUSED = (DataError, IntegrityError, ProgrammingError)
 
 
-class StoreAway(Exception):
+class StoreAwayError(Exception):
     """The database cannot be reached, written or trusted just now; the words say why."""
 
 
@@ -60,7 +60,7 @@ class Store:
     def open(self) -> dict[str, int]:
         """Bring the database to today's shape and load the sums; return uid -> start of what is held.
 
-        Reads what is held and the sums, never all rows. Raises StoreAway.
+        Reads what is held and the sums, never all rows. Raises StoreAwayError.
         """
         try:
             with self._engine.begin() as connection:
@@ -153,12 +153,12 @@ class Store:
     def commit(self, facts: Sequence[Fact], watermark: int = 0) -> list[Change]:
         """Write a batch of facts in one transaction; return what changed.
 
-        Raises StoreAway, and other errors where a fact cannot be written at all.
+        Raises StoreAwayError, and other errors where a fact cannot be written at all.
 
         ``watermark`` says until when everything that was seen is in this batch or an earlier one.
         """
         if self._writes < 0:
-            raise StoreAway("the ledger is not open")
+            raise StoreAwayError("the ledger is not open")
         try:
             with self._engine.begin() as connection:
                 self._step("begun")
@@ -168,7 +168,9 @@ class Store:
                 written = transaction.write(facts, watermark, self._writes)
         except BaseException as error:
             self._writes = -1  # whether it was committed is not known: load before writing again
-            if isinstance(error, _REFUSED) or not isinstance(error, SQLAlchemyError | OSError | Superseded):
+            if isinstance(error, _REFUSED) or not isinstance(
+                error, SQLAlchemyError | OSError | SupersededError
+            ):
                 raise
             raise self._away(error) from error
         self._step("committed")
@@ -196,11 +198,11 @@ class Store:
         """Let go of the database."""
         self._engine.dispose()
 
-    def _away(self, error: Exception) -> StoreAway:
+    def _away(self, error: Exception) -> StoreAwayError:
         """Return the error in words, and let go of connections that may be broken."""
         self._engine.dispose()
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-        return StoreAway(" ".join(str(cause).split()) or type(error).__name__)
+        return StoreAwayError(" ".join(str(cause).split()) or type(error).__name__)
 
 
 def _engine_of(url: str) -> Engine:

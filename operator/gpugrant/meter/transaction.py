@@ -49,7 +49,7 @@ from gpugrant.meter.tally import Delta, Sums, Tally
 Change = tuple[Holding | None, Holding]
 
 
-class Superseded(Exception):
+class SupersededError(Exception):
     """Another process has written to the ledger since it was loaded."""
 
 
@@ -86,12 +86,12 @@ class Transaction:
         self._checked: list[tuple[str, int, tuple[Holding, ...]]] = []
 
     def write(self, facts: Sequence[Fact], watermark: int, writes: int) -> Written:
-        """Write the batch. ``writes`` is the number of the last write we know of; raises Superseded."""
+        """Write the batch. ``writes`` is the number of the last write we know of; raises SupersededError."""
         # 1. Take the write lock; make sure that nobody else wrote since we looked.
         self._connection.execute(update(ledger).values(writes=ledger.c.writes + 1))
         state = self._connection.execute(select(ledger)).mappings().one()
         if state["writes"] != writes + 1:
-            raise Superseded("another process wrote to the ledger; loading it again")
+            raise SupersededError("another process wrote to the ledger; loading it again")
         self._step("locked")
         # 2. Facts that stand for themselves.
         self._write_terms(one for one in facts if isinstance(one, GrantTerms))
