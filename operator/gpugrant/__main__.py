@@ -1,6 +1,6 @@
-"""The command line: ``python -m gpugrant`` and ``gpugrant``."""
+"""``python -m gpugrant``: the command line."""
 
-from gpugrant.cli import cli
+from gpugrant.main import main
 
 if __name__ == "__main__":
-    cli()
+    main(prog_name="gpugrant")

@@ -1,36 +1,105 @@
-"""Start the operator: logging, then the event loop."""
+"""The commands. Heavy imports wait inside the commands, so that --help answers at once."""
 
-import asyncio
-import logging
-import os
 import sys
-import time
-from typing import NoReturn
+from pathlib import Path
 
-from gpugrant.run.operator import Options, run
+import click
 
+from gpugrant import names
 
-def configure_logging(verbose: bool) -> None:
-    """Log to standard error, one line an entry, in UTC."""
-    handler = logging.StreamHandler(sys.stderr)
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
-    for noisy in ("aiohttp", "alembic", "asyncio", "kopf"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+_KUBECONFIG = click.option(
+    "--kubeconfig",
+    envvar="KUBECONFIG",
+    default="",
+    metavar="FILE",
+    help="Cluster to speak to. Default: $KUBECONFIG, else the pod's service account, else ~/.kube/config.",
+)
 
 
-def main(options: Options, verbose: bool = False) -> NoReturn:
-    """Run the operator to its end, and end the process with its exit status."""
-    configure_logging(verbose)
-    try:
-        status = asyncio.run(run(options))
-    except ValueError as error:
-        print(f"gpugrant: {error}", file=sys.stderr)
-        status = 2
-    # Everything of ours has ended in good order; Kopf's threads have no such order and may take seconds.
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="gpugrant", message="%(version)s")
+def main() -> None:
+    """Awarded GPUs, enforced, kept busy and accounted for on Kubernetes.
+
+    `run` is the operator. The other commands only read the cluster and answer with the operator's own
+    reasoning: they work out the same plan from the same objects.
+    """
+
+
+@main.command()
+@_KUBECONFIG
+@click.option("--metrics-port", default=names.METRICS_PORT, show_default=True, metavar="N",
+              help="Port of /metrics, /healthz and /readyz.")
+@click.option("--ledger", default="", metavar="URL",
+              help="Where the ledger is kept, as an SQLAlchemy URL, such as sqlite:////var/lib/gpugrant/ledger.db.")
+@click.option("--verbose", is_flag=True, help="Log every detail.")
+def run(kubeconfig: str, metrics_port: int, ledger: str, verbose: bool) -> None:
+    """Run the operator until SIGTERM.
+
+    Takes the Lease gpugrant-system/gpugrant first; a second replica waits for it. Ends with status 3 when
+    another one has taken the lease.
+    """
+    from gpugrant.run.operator import Options
+    from gpugrant.run.process import run_forever
+
+    run_forever(Options(kubeconfig, metrics_port, ledger), verbose)
+
+
+@main.command()
+@click.option("--write", is_flag=True, help="Write the files.")
+@click.option("--check", is_flag=True, help="Fail where a file differs from the models.")
+@click.option("--folder", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="Where the files are. Default: crds/ of the checkout.")
+def crds(write: bool, check: bool, folder: Path | None) -> None:
+    """Print the CustomResourceDefinitions, or write or check the generated files."""
+    from gpugrant.api import crd
+
+    if not write and not check:
+        for text in crd.render().values():
+            click.echo(text)
+        return
+    arguments = ["--write" if write else "--check", *(["--folder", str(folder)] if folder else [])]
+    sys.exit(crd.main(arguments))
+
+
+@main.command()
+@_KUBECONFIG
+@click.argument("thing", metavar="KIND/NAME")
+@click.option("-n", "--namespace", default="default", show_default=True, help="Its namespace.")
+def why(kubeconfig: str, thing: str, namespace: str) -> None:
+    """Say why a pod or a grant is where it is: pod/NAME or grant/NAME.
+
+    Prints the whole chain of verdicts, in the words the decision itself used.
+    """
+    from gpugrant.run.asking import Asked, ask
+
+    kind, slash, name = thing.partition("/")
+    kinds = {"pod": "Pod", "po": "Pod", "grant": "GpuGrant", "gpugrant": "GpuGrant", "gg": "GpuGrant"}
+    if not slash or kind.lower() not in kinds:
+        raise click.UsageError("name what you ask about as pod/NAME or grant/NAME")
+    _print(ask(kubeconfig, Asked("why", kinds[kind.lower()], namespace, name)))
+
+
+@main.command()
+@_KUBECONFIG
+def status(kubeconfig: str) -> None:
+    """Show pools, what is held, what failed and what waits, on one screen."""
+    from gpugrant.run.asking import Asked, ask
+
+    _print(ask(kubeconfig, Asked("status")))
+
+
+@main.command()
+@_KUBECONFIG
+@click.option("-f", "--filename", "file", required=True, type=click.Path(exists=True, path_type=Path),
+              metavar="FILE", help="YAML with pools, quotas, grants, namespaces or pods.")
+def preview(kubeconfig: str, file: Path) -> None:
+    """Say what would be decided if the objects of FILE were applied. Writes nothing."""
+    from gpugrant.run.asking import Asked, ask
+
+    _print(ask(kubeconfig, Asked("preview", file=str(file))))
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(line)

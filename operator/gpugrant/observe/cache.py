@@ -125,6 +125,10 @@ class Cache(Generic[T]):
                 pause = min(_LONGEST_PAUSE, 0.2 * 2 ** min(failures, 8))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
+    async def list_once(self) -> None:
+        """LIST everything, without watching on: for commands that look once. Raises ApiError."""
+        await self._relist()
+
     async def _relist(self) -> None:
         """LIST everything, put what changed, drop what is held and was not listed."""
         for attempt in range(_PAGED_TRIES + 1):

@@ -161,6 +161,14 @@ class Observer:
             self.adoption.run(),
         ]
 
+    async def look_once(self) -> None:
+        """LIST everything once and watch nothing: for commands. Raises ApiError."""
+        for cache in self.caches:
+            await cache.list_once()
+        for kind in OWN_KINDS:
+            await self.own.sweep(kind)
+        await self.adoption.sweep()
+
     async def first_look(self) -> None:
         """Wait until everything has been seen once; caches must be running. Then a plan may be made."""
         await asyncio.gather(*(cache.synced.wait() for cache in self.caches))

@@ -1,0 +1,105 @@
+"""Commands that ask: list the cluster once, build the planner's world from it, and let decide answer.
+
+decide is pure, so the answer is the operator's own, and asking needs no operator that runs.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from prometheus_client import CollectorRegistry
+
+from gpugrant.config import Settings
+from gpugrant.decide import explain
+from gpugrant.decide.world import World
+from gpugrant.observe.client import ApiError, Client
+from gpugrant.observe.credentials import load_credentials
+from gpugrant.observe.kinds import OWN_KINDS
+from gpugrant.observe.observer import Observer
+from gpugrant.observe.project import project_namespace, project_node, project_pod
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One question: why, status or preview."""
+
+    question: str
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    file: str = ""
+
+
+def ask(kubeconfig: str, asked: Asked) -> list[str]:
+    """Return the answer's lines; a cluster that cannot be read is told in words and ends the command."""
+    try:
+        return asyncio.run(_ask(kubeconfig, asked))
+    except (ApiError, ValueError) as error:
+        raise SystemExit(f"gpugrant: {error}") from None
+
+
+async def _ask(kubeconfig: str, asked: Asked) -> list[str]:
+    world = World(Settings())
+    now = int(time.time())
+    async with Client(load_credentials(kubeconfig or None), "gpugrant-cli") as client:
+        observer = Observer(client, world, CollectorRegistry(), lambda: now)
+        await observer.look_once()
+    if asked.question == "why":
+        return explain.why(world, now, asked.kind, asked.namespace, asked.name)
+    if asked.question == "preview":
+        put_file(world, Path(asked.file), now)
+        return explain.preview(world, now)
+    return explain.status(world, now)
+
+
+def put_file(world: World, file: Path, now: int) -> None:
+    """Put the objects of a YAML file into the world, as if they had just been created.
+
+    Raises ValueError, naming the object, for what gpugrant does not look at or cannot read.
+    """
+    for number, body in enumerate(yaml.safe_load_all(file.read_text()), 1):
+        if body is None:
+            continue
+        kind = body.get("kind", "") if isinstance(body, dict) else ""
+        put = _PUTS.get(kind)
+        if put is None:
+            known = ", ".join(sorted(_PUTS))
+            raise ValueError(f"{file}, object {number}: kind {kind or '?'} is none of {known}")
+        _complete(body, kind, now)
+        try:
+            put(world, body)
+        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+            raise ValueError(f"{file}, {kind} {body['metadata'].get('name')}: {error}") from None
+
+
+def _complete(body: dict[str, Any], kind: str, now: int) -> None:
+    """Add what the API server and the admission policies would add."""
+    from gpugrant import names
+
+    meta = body.setdefault("metadata", {})
+    meta.setdefault("uid", f"preview-{uuid.uuid4()}")
+    meta.setdefault("creationTimestamp", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)))
+    if kind in ("Pod", "GpuGrant"):
+        meta.setdefault("namespace", "default")
+    if kind == "Pod":
+        meta.setdefault("labels", {})[names.GPU_LABEL] = "true"
+        body.setdefault("spec", {}).setdefault("schedulingGates", [{"name": names.GATE}])
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, default=str).encode()
+
+
+_PUTS: dict[str, Callable[[World, dict[str, Any]], None]] = {
+    "GpuPool": lambda world, body: world.put_pool(OWN_KINDS["GpuPool"].read(body)),  # type: ignore[arg-type]
+    "TenantQuota": lambda world, body: world.put_quota(OWN_KINDS["TenantQuota"].read(body)),  # type: ignore[arg-type]
+    "GpuGrant": lambda world, body: world.put_grant(OWN_KINDS["GpuGrant"].read(body)),  # type: ignore[arg-type]
+    "Namespace": lambda world, body: world.put_namespace(project_namespace(_encoded(body))),
+    "Node": lambda world, body: world.put_node(project_node(_encoded(body))),
+    "Pod": lambda world, body: world.put_pod(project_pod(_encoded(body))),
+}
