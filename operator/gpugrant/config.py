@@ -202,7 +202,7 @@ def load_settings(text: str) -> Settings:
     """
     try:
         given = yaml.load(text, Loader=_CarefulLoader)  # noqa: S506 (derived from SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date such as 2026-13-45
         raise SettingsError((f"not readable as YAML: {' '.join(str(error).split())}",)) from None
     if given is None:
         return Settings()
@@ -221,7 +221,7 @@ class _CarefulLoader(yaml.SafeLoader):
         """Build a mapping; refuse a key given twice and one that is no string."""
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} must be a string; put it in quotes", key_node.start_mark

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import ErrorDetails
 
 _SHOWN = 80  # characters of a bad value that are repeated in the message
@@ -64,31 +65,19 @@ def _proposal(place: Sequence[int | str], model: type[BaseModel] | None) -> str:
 def _wire_names(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
     """Return the wire names of the fields at a location, or nothing where that cannot be told."""
     schema = model.model_json_schema(by_alias=True)
-    here = schema
+    here = _resolve(schema, schema)
     for part in place:
-        here = _resolve(here, schema)
         inner = here.get("items") if isinstance(part, int) else here.get("properties", {}).get(part)
-        inner = inner or here.get("additionalProperties")
-        if not isinstance(inner, dict):
-            return []
-        here = inner
-    return list(_resolve(here, schema).get("properties", {}))
+        here = _resolve(inner or here.get("additionalProperties") or {}, schema)
+    return list(here.get("properties", ()))
 
 
-def _resolve(node: dict[str, object], schema: dict[str, object]) -> dict[str, object]:
-    """Follow references and take the object's half of an optional field."""
+def _resolve(node: JsonSchemaValue, schema: JsonSchemaValue) -> JsonSchemaValue:
+    """Follow references, and take the half of an optional field that is not null."""
     while True:
-        branches = node.get("anyOf") or node.get("allOf")
         if "$ref" in node:
-            definitions = schema["$defs"]
-            assert isinstance(definitions, dict)
-            node = definitions[str(node["$ref"]).rsplit("/", 1)[-1]]
-        elif (
-            isinstance(branches, list)
-            and branches
-            and "properties" not in node
-            and "format" not in branches[0]
-        ):
-            node = branches[0]
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        elif "anyOf" in node:
+            node = node["anyOf"][0]
         else:
             return node

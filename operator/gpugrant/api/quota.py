@@ -16,8 +16,11 @@ class Limit(ApiModel):
     """The most a tenant may have of one programme, GPU type and share."""
 
     programme: Name = "default"
+    """The programme."""
     gpu_type: LabelValue
+    """The GPU type, as pools name it."""
     share: Share = "Public"
+    """Which share the limit is for."""
     gpus: GpusOrNone
     """The sum over the tenant's grants."""
     gpu_hours_per_month: GpuHours | None = None

@@ -16,7 +16,9 @@ class UsageReportSpec(ApiModel):
     """Which month of whom; the operator makes the object."""
 
     programme: Name
+    """The programme that the report is for."""
     provider: Name
+    """The provider that reports."""
     month: Month
     """The calendar month in the programme's zone."""
     acknowledged_by: Text | None = None

@@ -100,7 +100,8 @@ class ApiModel(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         made = handler(schema)
-        checks = [check.schema() for check in (*cls.rules, *cls.transitions) if check.cel]
+        rules: list[Rule | Transition] = [*cls.rules, *cls.transitions]
+        checks = [rule.schema() for rule in rules if rule.cel]
         if checks:
             handler.resolve_ref_schema(made)[VALIDATIONS] = checks
         return made
