@@ -75,13 +75,17 @@ class Api:
         user = next(u for u in config["users"] if u["name"] == current["user"])["user"]
         headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
         return cls(
-            httpx.Client(base_url=cluster["server"], verify=_trust(cluster, user), headers=headers, timeout=30)
+            httpx.Client(
+                base_url=cluster["server"], verify=_trust(cluster, user), headers=headers, timeout=30
+            )
         )
 
     def as_user(self, user: User | None) -> "Api":
         return Api(self.client, user)
 
-    def send(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Answer:
+    def send(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
+    ) -> Answer:
         headers = [("Content-Type", content_type)]
         if self.user:
             headers.append(("Impersonate-User", self.user.name))
@@ -135,6 +139,16 @@ def pods(namespace: str) -> str:
 
 def pod_path(pod: Json) -> str:
     return f"{pods(pod['metadata']['namespace'])}/{pod['metadata']['name']}"
+
+
+def wait_for_default_account(api: Api, namespace: str) -> None:
+    """Wait for what a controller makes in every namespace; without it no pod is accepted."""
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
+    eventually(lambda: api.send("GET", path).accepted, f"default service account of {namespace}")
+
+
+def wait_until_gone(api: Api, path: str) -> None:
+    eventually(lambda: api.send("GET", path).code == 404, f"{path} is gone")
 
 
 def fresh_name(prefix: str) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from gpugrant import names
 
 from .api import JSON_PATCH, MERGE, OPERATOR, Answer, Api, Json, User, pod_path, pods
@@ -86,6 +88,11 @@ def put(edit: Callable[[Json], None], subresource: str = "") -> Change:
 
 def post(body: Any, subresource: str) -> Change:
     return Change(body, method="POST", content_type="application/json", subresource=subresource)
+
+
+def rows(*tables: list[Attempt]) -> list[Any]:
+    """Return the tables' attempts as pytest parameters, each under its sentence."""
+    return [pytest.param(attempt, id=attempt.id) for table in tables for attempt in table]
 
 
 # -- the judge -------------------------------------------------------------------------------------

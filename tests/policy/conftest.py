@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from devcluster.controlplane import ControlPlane
 
+from devcluster.controlplane import ControlPlane
 from gpugrant import names
 
-from .api import Api, eventually
+from .api import Api, wait_for_default_account
 from .attempts import ADMIN, ANY_PLACES, BOTH, EDITOR, LAX, OWN, PLAIN, RIVAL, STRANGER, TEAM
 from .install import MANIFESTS, apply_all, documents, wait_until_policies_act
 
@@ -44,7 +44,7 @@ def bare_api(plane: ControlPlane) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="package")
-def api(bare_api: Api) -> Iterator[Api]:
+def api(bare_api: Api) -> Api:
     """Install the manifests in order, the namespaces, the people; wait until the policies act."""
     apply_all(bare_api, documents(MANIFESTS))
     for name, labels in PLACES.items():
@@ -53,10 +53,9 @@ def api(bare_api: Api) -> Iterator[Api]:
     for document in people():
         apply_all(bare_api, [document])
     for name in ANY_PLACES:
-        path = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-        eventually(lambda path=path: bare_api.send("GET", path).accepted, f"default service account of {name}")
+        wait_for_default_account(bare_api, name)
     wait_until_policies_act(bare_api)
-    yield bare_api
+    return bare_api
 
 
 def people() -> Iterator[dict[str, Any]]:
@@ -82,9 +81,7 @@ def people() -> Iterator[dict[str, Any]]:
                 "kind": "RoleBinding",
                 "metadata": {"name": f"{role}-{user.name.replace(':', '-')}", "namespace": namespace},
                 "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-                "subjects": [
-                    {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user.name}
-                ],
+                "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user.name}],
             }
     for name, value, preemption in (
         ("test-preempts", 1000, "PreemptLowerPriority"),
@@ -105,5 +102,3 @@ def people() -> Iterator[dict[str, Any]]:
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node"},
         "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:nodes"}],
     }
-
-

@@ -1,6 +1,7 @@
 """Installing and removing the shipped manifests, and knowing when a policy acts."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ ACTS = {
 
 def wait_until_policies_act(api: Api) -> None:
     for name, acts in ACTS.items():
-        eventually(lambda acts=acts: acts(api), f"policy {name} acts")
+        eventually(partial(acts, api), f"policy {name} acts")
 
 
 def wait_until_policy_is_gone(api: Api, name: str) -> None:

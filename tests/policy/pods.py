@@ -55,7 +55,9 @@ def node_affinity(key: str, *, required: bool = True) -> Json:
     """Return an affinity that names one node label."""
     term = {"matchExpressions": [{"key": key, "operator": "Exists"}]}
     if required:
-        return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+        return {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+        }
     preferred = [{"weight": 1, "preference": term}]
     return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
 

@@ -1,4 +1,4 @@
-"""The way in is closed: attempts at everything round the pod - grants, labels, policies, the operator's own things."""
+"""The way in is closed: everything round the pod - grants, labels, policies, the operator's own things."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +34,16 @@ def label(key: str, value: str | None) -> dict[str, Any]:
 
 ERRANDS = [
     Errand("a tenant user awards itself a grant", EDITOR, "POST", f"{GROUP}/namespaces/{TEAM}/gpugrants", {}),
-    Errand("a namespace admin awards itself a grant", ADMIN, "POST", f"{GROUP}/namespaces/{TEAM}/gpugrants", {}),
-    Errand("a grant is made larger", ADMIN, "PATCH", f"{GROUP}/namespaces/{TEAM}/gpugrants/x", {"spec": {"gpus": 9}}),
+    Errand(
+        "a namespace admin awards itself a grant", ADMIN, "POST", f"{GROUP}/namespaces/{TEAM}/gpugrants", {}
+    ),
+    Errand(
+        "a grant is made larger",
+        ADMIN,
+        "PATCH",
+        f"{GROUP}/namespaces/{TEAM}/gpugrants/x",
+        {"spec": {"gpus": 9}},
+    ),
     Errand("a grant's status is forged", ADMIN, "PATCH", f"{GROUP}/namespaces/{TEAM}/gpugrants/x/status", {}),
     Errand("a grant is deleted", ADMIN, "DELETE", f"{GROUP}/namespaces/{TEAM}/gpugrants/x"),
     Errand("a quota is raised", ADMIN, "PATCH", f"{GROUP}/tenantquotas/hangang", {"spec": {}}),
@@ -72,9 +80,15 @@ ERRANDS = [
         "/api/v1/namespaces",
         {"metadata": {"name": "mine", "labels": {names.TENANT_LABEL: "hangang"}}},
     ),
-    Errand("a server is relabelled", ADMIN, "PATCH", "/api/v1/nodes/gpu-0", label(names.SHARE_LABEL, "OwnUse")),
-    Errand("a server's taint is removed", STRANGER, "PATCH", "/api/v1/nodes/gpu-0", {"spec": {"taints": None}}),
-    Errand("the gate is deleted", ADMIN, "DELETE", f"{POLICIES}/mutatingadmissionpolicies/{names.POLICY_GATE}"),
+    Errand(
+        "a server is relabelled", ADMIN, "PATCH", "/api/v1/nodes/gpu-0", label(names.SHARE_LABEL, "OwnUse")
+    ),
+    Errand(
+        "a server's taint is removed", STRANGER, "PATCH", "/api/v1/nodes/gpu-0", {"spec": {"taints": None}}
+    ),
+    Errand(
+        "the gate is deleted", ADMIN, "DELETE", f"{POLICIES}/mutatingadmissionpolicies/{names.POLICY_GATE}"
+    ),
     Errand(
         "the guard's binding is turned to warnings",
         ADMIN,
@@ -107,7 +121,9 @@ def test_what_only_platform_engineers_write_is_out_of_reach(api: Api, errand: Er
     content_type = MERGE if errand.method == "PATCH" else "application/json"
     answer = api.as_user(errand.who).send(errand.method, errand.path, errand.body, content_type)
     assert answer.code == 403, f"{answer.code} {answer.message}"
-    assert f'User "{errand.who.name}" cannot' in answer.message or "attempting to grant RBAC" in answer.message
+    assert (
+        f'User "{errand.who.name}" cannot' in answer.message or "attempting to grant RBAC" in answer.message
+    )
 
 
 def test_a_tenant_user_cannot_speak_as_the_operator(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""Kubernetes' own controllers get through: their pods are created, gated, fenced or left alone, and go away again."""
+"""Kubernetes' own controllers get through: their pods are made, gated, fenced or left alone, and go again."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from gpugrant import names
 
-from .api import Api, Json, eventually, fresh_name, pods
+from .api import Api, Json, eventually, fresh_name, pods, wait_for_default_account, wait_until_gone
 from .attempts import EDITOR, OWN, TEAM, Harmless, fenced, gated, kept_off_gpu_servers
 from .install import apply_all, path_of
 from .pods import a_gpu_pod, a_pod, gates_of, labels_of
@@ -82,7 +82,9 @@ def test_a_controller_creates_its_pods_and_replaces_a_deleted_one(
     if kind != "Job":  # a Job counts a failure, and backs off for 10 s
         _replaces_a_deleted_pod(api, namespace, name, made)
     api.as_user(EDITOR).must("DELETE", f"{collection}/{name}", {"propagationPolicy": "Background"})
-    eventually(lambda: not api.get(f"{pods(namespace)}?labelSelector=app%3D{name}")["items"], f"{kind}'s pods go")
+    eventually(
+        lambda: not api.get(f"{pods(namespace)}?labelSelector=app%3D{name}")["items"], f"{kind}'s pods go"
+    )
 
 
 def _replaces_a_deleted_pod(api: Api, namespace: str, name: str, made: list[Json]) -> None:
@@ -106,7 +108,9 @@ def test_a_template_with_a_wrong_word_is_told_so_in_its_jobs_events(api: Api) ->
     api.as_user(EDITOR).must("POST", PATHS["Job"].format(TEAM), job)
 
     def told() -> bool:
-        events = api.get(f"/api/v1/namespaces/{TEAM}/events?fieldSelector=involvedObject.name%3D{name}")["items"]
+        events = api.get(f"/api/v1/namespaces/{TEAM}/events?fieldSelector=involvedObject.name%3D{name}")[
+            "items"
+        ]
         return any("keys under gpugrant.io/ are set by the operator" in event["message"] for event in events)
 
     eventually(told, "an Event on the Job")
@@ -124,7 +128,9 @@ def test_a_limit_range_that_gives_gpus_to_everybody_gates_everybody(api: Api) ->
     apply_all(api, [limits])
     try:
         eventually(
-            lambda: gates_of(api.as_user(EDITOR).create_pod(a_pod(), TEAM, dry_run=True).body) == [names.GATE],
+            lambda: (
+                gates_of(api.as_user(EDITOR).create_pod(a_pod(), TEAM, dry_run=True).body) == [names.GATE]
+            ),
             "the limit range acts, and its pod is gated",
         )
     finally:
@@ -139,11 +145,10 @@ def test_a_namespace_with_waiting_pods_can_be_deleted(api: Api) -> None:
     name = fresh_name("short-lived")
     marks = {names.TENANT_LABEL: "hangang", names.POD_SECURITY_LABEL: "baseline"}
     api.must("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": marks}})
-    account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-    eventually(lambda: api.send("GET", account).accepted, "the default service account")
+    wait_for_default_account(api, name)
     assert gates_of(api.must("POST", pods(name), a_gpu_pod())) == [names.GATE]
     api.must("DELETE", f"/api/v1/namespaces/{name}")
-    eventually(lambda: api.send("GET", f"/api/v1/namespaces/{name}").code == 404, "the namespace is gone")
+    wait_until_gone(api, f"/api/v1/namespaces/{name}")
 
 
 def test_a_tenant_may_give_up_a_waiting_pod_by_deleting_or_evicting_it(api: Api) -> None:
@@ -157,4 +162,4 @@ def test_a_tenant_may_give_up_a_waiting_pod_by_deleting_or_evicting_it(api: Api)
             metadata = {"name": pod["metadata"]["name"], "namespace": TEAM}
             eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
             user.must("POST", f"{path}/eviction", eviction)
-        eventually(lambda path=path: api.send("GET", path).code == 404, f"the pod is gone after {way}")
+        wait_until_gone(api, path)

@@ -1,4 +1,4 @@
-"""The operator adds resource names and exempt namespaces to the policies, as itself and through the real API."""
+"""The operator adds resource names and exempt namespaces to the policies, as itself, through the real API."""
 
 from collections.abc import Iterable, Iterator
 
@@ -49,7 +49,8 @@ def create(api: Api, where: str, resource: str = ATOM) -> Answer:
 
 def test_an_npu_is_no_gpu_until_its_pool_is_there(api: Api, shipped_lists: None) -> None:
     before = create(api, TEAM)
-    assert before.accepted and not gates_of(before.body)
+    assert before.accepted
+    assert not gates_of(before.body)
     set_lists(api, resources=[names.DEFAULT_RESOURCE, ATOM], exempt=EXEMPT)
     eventually(lambda: (seen := create(api, TEAM)).accepted and gates_of(seen.body), "NPU pods are gated")
     eventually(lambda: names.POLICY_GUARD in create(api, PLAIN).message, "NPU pods of nobody are refused")
@@ -57,7 +58,10 @@ def test_an_npu_is_no_gpu_until_its_pool_is_there(api: Api, shipped_lists: None)
     def fenced() -> bool:
         answer = create(api, OWN)
         keys = [t["key"] for t in answer.body["spec"].get("tolerations", [])]
-        return answer.body["spec"].get("nodeSelector") == {names.OWN_USE_LABEL: "kakao"} and keys.count(ATOM) == 1
+        return (
+            answer.body["spec"].get("nodeSelector") == {names.OWN_USE_LABEL: "kakao"}
+            and keys.count(ATOM) == 1
+        )
 
     eventually(fenced, "a provider's NPU pods are fenced")
 
@@ -85,7 +89,9 @@ def test_a_namespace_becomes_exempt_and_is_counted_only(api: Api, shipped_lists:
         counted(pod, pod)
 
 
-def test_a_policy_that_somebody_else_edited_meanwhile_is_not_overwritten(api: Api, shipped_lists: None) -> None:
+def test_a_policy_that_somebody_else_edited_meanwhile_is_not_overwritten(
+    api: Api, shipped_lists: None
+) -> None:
     path = path_of(of_policy(names.POLICY_GATE)[0])
     operator = api.as_user(OPERATOR)
     stale = operator.get(path)
