@@ -209,7 +209,7 @@ def load_settings(text: str) -> Settings:
     if not isinstance(given, dict):
         raise SettingsError((f"must be a mapping such as 'programmes: …', not a {type(given).__name__}",))
     try:
-        return Settings.model_validate(given)
+        return Settings.from_wire(given)
     except ValidationError as error:
         raise SettingsError(describe(error, Settings)) from None
 

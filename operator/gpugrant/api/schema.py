@@ -85,7 +85,8 @@ class ApiModel(BaseModel):
     def _drop_nulls(cls, given: Any) -> Any:
         """Take a null as absent, as the API server does where a field is not nullable."""
         if isinstance(given, Mapping):
-            return {key: value for key, value in given.items() if value is not None}
+            known = {info.alias for info in cls.model_fields.values()}
+            return {key: value for key, value in given.items() if value is not None or key not in known}
         return given
 
     @model_validator(mode="after")
@@ -105,6 +106,11 @@ class ApiModel(BaseModel):
         if checks:
             handler.resolve_ref_schema(made)[VALIDATIONS] = checks
         return made
+
+    @classmethod
+    def from_wire(cls, given: Any) -> Self:
+        """Return the model of what JSON or YAML gave, in camelCase only; raises ValidationError."""
+        return cls.model_validate(given, by_alias=True, by_name=False)
 
     def to_wire(self) -> dict[str, Any]:
         """Return the object as JSON carries it, without what is absent."""

@@ -244,6 +244,7 @@ GRANTS: Final = (
         at="spec.award.decidedOn",
     ),
     table.refuses("lending as a word", "spec.idle", {"lend": "yes"}, "must be", at="spec.idle.lend"),
+    table.refuses("a field as Python would write it", "spec.display_name", "HangangLM", "unknown field"),
     table.refuses("a tenant in a grant", "spec.tenant", "hangang", "unknown field"),
     table.refuses("a term with a length", "spec.term.months", 6, "unknown field"),
 )

@@ -50,5 +50,6 @@ QUOTAS: Final = (
     table.refuses(
         "affiliated with 65 providers", "spec.affiliatedProviders", [f"p{i}" for i in range(65)], "64 items"
     ),
+    table.refuses("an unknown field that is null", "spec.tenants", None, "unknown field"),
     table.refuses("a tenant field that belongs to the name", "spec.tenant", "hangang", "unknown field"),
 )

@@ -30,6 +30,7 @@ BAD = (
         'unknown field "programmes.purchase-2025.timezone"',
         "did you mean timeZone?",
     ),
+    bad("a key as Python writes it", of_programme("time_zone: Asia/Seoul"), "did you mean timeZone?"),
     bad(
         "a misspelt key of a report",
         of_programme("report: {closingday: 3}"),
