@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _MOST_TOMBSTONES = 20_000
 _PAGED_TRIES = 3
-_LONGEST_PAUSE = 10.0
+_LONGEST_PAUSE = 3.0  # an API server that restarts is to be found again soon
 
 _decode_event = msgspec.json.Decoder(raw.Event).decode
 _decode_head = msgspec.json.Decoder(raw.Head).decode

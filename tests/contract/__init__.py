@@ -1,0 +1,1 @@
+"""Our side of the API's contract, against a server that breaks connections, and against a real one."""
