@@ -121,7 +121,7 @@ class Meter:
 
     async def drained(self) -> None:
         """Return once all that was seen so far is written, and the watermark is where the clock is."""
-        while not self._loaded or not await self._flush():
+        while not self._loaded or not await self._flush():  # noqa: ASYNC110 (a store comes back unannounced)
             await asyncio.sleep(BATCH_SECONDS)
 
     # -- what is seen --------------------------------------------------------------------------------
@@ -255,9 +255,12 @@ class Meter:
         return int(self._clock()) or int(time.time())
 
     def _waits(self) -> str:
-        if not self._pending:
-            return ""
-        return f"{len(self._pending)} pods hold GPUs on servers that are not known yet"
+        """Return what is not as it should be though the store takes writes."""
+        if self._pending:
+            return f"{len(self._pending)} pods hold GPUs on servers that are not known yet"
+        if self._refused:
+            return f"{self._refused} facts were refused by the store; the log has them"
+        return ""
 
     def _put(self, fact: Fact, pod: Pod | None = None) -> None:
         if not self._queue:
@@ -386,7 +389,7 @@ class Meter:
     def _record(self, pod: Pod) -> None:
         try:
             self._on_recorded(pod)
-        except Exception:  # (what it throws is the caller's; the ledger goes on)
+        except Exception:  # noqa: BLE001 (what it throws is the caller's; the ledger goes on)
             _log.exception("telling that the end of pod %s is recorded", pod.key)
 
     async def _in_thread(self, call: Callable[..., _T], *given: object) -> _T:

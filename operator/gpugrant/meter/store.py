@@ -34,7 +34,8 @@ class StoreAwayError(Exception):
 class Store:
     """The only one who speaks to the ledger's database.
 
-    ``on_step`` is called with a name between every two statements; tests kill the process there.
+    ``lock_wait`` is how many seconds another's lock is waited for before that counts as away. ``on_step`` is
+    called with a name between the statements; tests kill the process there.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Store:
         calendars: Calendars | None = None,
         now: Callable[[], float] = time.time,
         on_step: Callable[[str], None] | None = None,
+        lock_wait: float = 5.0,
     ) -> None:
-        self._engine = _engine_of(url)
+        self._engine = _engine_of(url, lock_wait)
         self._calendars = calendars or Calendars()
         self._now = now
         self._step = on_step or (lambda _: None)
@@ -205,22 +207,30 @@ class Store:
         return StoreAwayError(" ".join(str(cause).split()) or type(error).__name__)
 
 
-def _engine_of(url: str) -> Engine:
+def _engine_of(url: str, lock_wait: float) -> Engine:
     engine = create_engine(make_url(url))
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
+        pragmas = (
+            f"busy_timeout={int(lock_wait * 1000)}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+        )
+        event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, pragmas))
         # The write lock from the start: a transaction that reads first could not get it later.
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 
 
-def _prepare_sqlite(connection: Any, _: Any) -> None:
+def _prepare_sqlite(connection: Any, pragmas: Iterable[str]) -> None:
     """Set what makes SQLite durable, and readable while it is written."""
-    cursor = connection.cursor()
     connection.isolation_level = None  # BEGIN is ours, so that changes of shape are in the transaction too
-    for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    cursor = connection.cursor()
+    try:
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+    finally:
+        cursor.close()
 
 
 def _read_terms(connection: Connection) -> tuple[dict[str, Terms], dict[str, GrantTerms]]:

@@ -1,0 +1,38 @@
+"""Feeds a ledger a small history, as pods' events and relists would; as a program, it can kill itself on the way.
+
+python -m meter_kit.feed FOLDER STEP: SIGKILL at that step of the store, 0 for never.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from gpugrant.meter.facts import GrantTerms
+
+from meter_kit import NOVEMBER as T
+from meter_kit import a_place, a_store, ended, held
+
+
+def feed(folder: Path, kill_at: int = 0) -> None:
+    """Write three batches: binds, an end that the next bind cuts, ends, a term that runs out."""
+    left = kill_at
+
+    def on_step(step: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    store = a_store(folder, now=T, on_step=on_step)
+    store.open()
+    two = a_place(server="server-2")
+    terms = GrantTerms("uid-of-pretrain", "hangang-lm", "pretrain", T, T + 120, since=T)
+    store.commit([terms, held("a", T), held("b", T, two)])
+    store.commit([ended("a", T, T + 90), held("c", T + 88)], T + 100)
+    store.commit([ended("b", T, T + 95, two), ended("c", T + 88, T + 130)], T + 140)
+    store.close()
+
+
+if __name__ == "__main__":
+    feed(Path(sys.argv[1]), int(sys.argv[2]))
