@@ -1,4 +1,4 @@
-"""Feeds a ledger a small history, as pods' events and relists would; as a program, it can kill itself on the way.
+"""Feeds a ledger a small history, as pods' events would; as a program, it can kill itself on the way.
 
 python -m meter_kit.feed FOLDER STEP: SIGKILL at that step of the store, 0 for never.
 """
@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from gpugrant.meter.facts import GrantTerms
-
 from meter_kit import NOVEMBER as T
 from meter_kit import a_place, a_store, ended, held
 

@@ -1,10 +1,11 @@
 """Cutting and overlaps under any input: nothing is lost, nothing negative, order is of no account."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gpugrant.meter.cutting import cut_interval, seat_seconds
 from gpugrant.meter.intervals import Hold, NodeFacts, cut_overlaps, gone_interval, held_interval
 from gpugrant.meter.months import Calendar
-from hypothesis import given
-from hypothesis import strategies as st
 from meter_kit import NOVEMBER, a_pod
 
 ZONES = ("Asia/Seoul", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "UTC")

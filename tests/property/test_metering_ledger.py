@@ -4,15 +4,17 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from gpugrant.meter.facts import Ended, EndReason, GrantTerms, Held
 from gpugrant.meter.intervals import Hold, cut_overlaps
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.store import Store
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from meter_kit import a_place, a_store, an_account, ended, held
 
 T = 1_793_458_800
@@ -42,7 +44,7 @@ def histories(draw):
 
 @st.composite
 def deliveries(draw, facts):
-    """Return batches: every fact at least once, binds before, after or without their ends, shuffled, repeated."""
+    """Return batches: every fact at least once, binds before, after or without their ends, repeated."""
     told = []
     for fact in facts:
         told += [fact] * draw(st.integers(1, 2))
@@ -51,7 +53,7 @@ def deliveries(draw, facts):
     told = draw(st.permutations(told))
     cuts = sorted(draw(st.lists(st.integers(0, len(told)), max_size=4)))
     edges = [0, *cuts, len(told)]
-    return [told[left:right] for left, right in zip(edges, edges[1:], strict=False)]
+    return [told[left:right] for left, right in pairwise(edges)]
 
 
 def by_the_second(facts, mark, term_end):

@@ -45,7 +45,7 @@ class AdmissionWaits:
         with self._lock:
             for pool, counts in self._counts.items():
                 total, buckets = 0, []
-                for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
+                for bound, count in zip((*(f"{bound}.0" for bound in BUCKETS), "+Inf"), counts, strict=True):
                     total += count
                     buckets.append((bound, total))
                 family.add_metric(pool, buckets, self._sums[pool])

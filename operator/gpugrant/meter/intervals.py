@@ -16,6 +16,9 @@ from gpugrant.model.pod import Pod
 # Source: pkg/kubelet, rejectPod() and its callers.
 _ADMITTED_REASONS = frozenset({"DeadlineExceeded", "Terminated", "NodeLost"})
 
+# How far a node's clock may be ahead of ours where the API server's own stamp is missing.
+LARGEST_SKEW = 3600
+
 
 class NodeFacts(Struct, frozen=True):
     """What is known of a pod's server. ``gone_at``: its object went or it was declared gone; 0: neither."""
@@ -47,7 +50,8 @@ def held_interval(pod: Pod, node: NodeFacts, now: int) -> Interval | None:
     if not pod.ended:
         return Interval(start)
     end, reason = _end_of(pod, start, min(now, node.gone_at or now))
-    return Interval(start, _clip(end, start, pod.terminal_at), reason)
+    latest = pod.terminal_at or now + LARGEST_SKEW
+    return Interval(start, max(start, min(end, latest)), reason)
 
 
 def gone_interval(pod: Pod, node: NodeFacts, at: int, seen: int) -> Interval | None:
@@ -81,12 +85,6 @@ def _end_of(pod: Pod, start: int, seen: int) -> tuple[int, EndReason]:
     if pod.terminal_at:
         return pod.terminal_at, EndReason.TERMINAL
     return seen, EndReason.SEEN_ENDED
-
-
-def _clip(end: int, start: int, terminal_at: int) -> int:
-    if terminal_at:
-        end = min(end, terminal_at)
-    return max(start, end)
 
 
 class Hold(Struct, frozen=True):

@@ -1,6 +1,7 @@
 """R9, case by case: when a pod held its seats."""
 
 import pytest
+
 from gpugrant.meter.facts import EndReason
 from gpugrant.meter.intervals import Hold, Interval, NodeFacts, cut_overlaps, gone_interval, held_interval
 from meter_kit import a_pod
@@ -65,6 +66,10 @@ CASES = {
     "ended and nothing says when: when it was seen": (
         {"phase": "Succeeded"},
         Interval(1000, NOW, EndReason.SEEN_ENDED),
+    ),
+    "node's clock years ahead, no terminal status: bounded all the same": (
+        {"phase": "Succeeded", "finished_at": 10**9},
+        Interval(1000, NOW + 3600, EndReason.FINISHED),
     ),
     "waiting behind the gate: nothing": ({"node": "", "scheduled_at": 0, "phase": "Pending"}, None),
     "deleted between release and bind: held nothing": (

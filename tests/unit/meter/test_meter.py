@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 
 import pytest
+
 from gpugrant.meter.facts import Condition, Dimensions, GrantTerms
 from gpugrant.meter.intervals import NodeFacts
 from gpugrant.meter.meter import Meter

@@ -4,6 +4,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+
 from gpugrant.meter.cutting import Piece, cut_interval
 from gpugrant.meter.facts import Condition
 from gpugrant.meter.months import Calendar, Calendars

@@ -1,4 +1,4 @@
-"""The store on real SQLite files: rows once, sums with them, and what happens when the database does not play."""
+"""The store on real SQLite files: rows once, sums with them, and a database that does not play."""
 
 import sqlite3
 import stat
@@ -6,13 +6,14 @@ import stat
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
 from gpugrant.meter.facts import Condition, EndReason, Failure, Gap, GrantTerms, SettingsVersion
 from gpugrant.meter.migrations import upgrade
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.store import Store, StoreAwayError
 from gpugrant.meter.tables import metadata
 from meter_kit import DECEMBER, NOVEMBER, a_place, a_store, an_account, ended, held
-from sqlalchemy import create_engine
 
 T = NOVEMBER
 USED, GRACE = Condition.USED, Condition.GRACE

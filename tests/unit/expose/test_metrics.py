@@ -1,0 +1,256 @@
+"""What a scraper gets: names and labels by the design, exact integers, clean by promtool."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from gpugrant.expose.admission import AdmissionWaits
+from gpugrant.expose.figures import Figures, GrantFigures, QuotaFigures, ShareFigures, WaitingFigures
+from gpugrant.expose.metrics import Metrics, render
+from gpugrant.meter.facts import Account, Failure, GrantTerms, Owner
+from gpugrant.meter.meter import LedgerHealth
+from meter_kit import DECEMBER, a_place, a_store, an_account, ended, held
+
+T = DECEMBER - 100
+POOL = {
+    "programme": "purchase-2025",
+    "provider": "nhn-cloud",
+    "pool": "nhn-b200",
+    "gpu_type": "NVIDIA-B200",
+    "share": "Public",
+}
+OF_GRANT = {**POOL, "tenant": "hangang", "tenant_namespace": "hangang-lm", "grant": "pretrain"}
+FIGURES = Figures(
+    shares=(
+        ShareFigures(**POOL, promised=64, free=24, granted=8, held=16, reserved=4, failed=8, maintenance=4),
+    ),
+    grants=(
+        GrantFigures(
+            **OF_GRANT,
+            uid="uid-of-pretrain",
+            award="2025-017",
+            track="foundation",
+            state="Active",
+            wanted=32,
+            granted=8,
+            held=16,
+            reserved=4,
+            failed=4,
+            end=1_800_000_000,
+            budget_gpu_seconds=3600 * 5000,
+        ),
+        GrantFigures(
+            programme="purchase-2025",
+            gpu_type="NVIDIA-B200",
+            share="Public",
+            tenant="saebyeok",
+            tenant_namespace="saebyeok",
+            grant="eval",
+            uid="uid-of-eval",
+            state="Waitlisted",
+            end=1_800_000_000,
+        ),
+    ),
+    quotas=(
+        QuotaFigures("purchase-2025", "NVIDIA-B200", "Public", "hangang", limit=128, granted=32, held=16),
+    ),
+    waiting=(WaitingFigures("purchase-2025", "NVIDIA-B200", "hangang", "GrantFull", 8),),
+)
+HEALTH = LedgerHealth(
+    ready=True,
+    detail="",
+    watermark=T,
+    queued=2,
+    queue_age=0.25,
+    held_pods=3,
+    commits=7,
+    failed_commits=1,
+    refused_facts=0,
+    last_commit_seconds=0.004,
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = a_store(tmp_path, now=T)
+    store.open()
+    yield store
+    store.close()
+
+
+def page(store=None, figures=FIGURES, health=HEALTH, waits=None, accept=""):
+    registry = CollectorRegistry()
+    tally = (lambda: store.tally) if store else (lambda: None)
+    registry.register(Metrics(lambda: figures, tally, lambda: health, waits or AdmissionWaits()))
+    return render(registry, accept)[0].decode()
+
+
+def samples(text, name):
+    return {
+        tuple(sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def value(text, name, **labels):
+    return samples(text, name)[tuple(sorted(labels.items()))]
+
+
+def test_seconds_are_counted_by_owner_and_condition_with_the_labels_of_the_design(store):
+    terms = GrantTerms("uid-of-pretrain", "hangang-lm", "pretrain", T - 100, T + 60, since=T)
+    own = an_account("", owner=Owner.OWN_USE, share="OwnUse", tenant="", tenant_namespace="nhn-render")
+    store.commit([terms, held("a", T), ended("b", T, T + 10, a_place(own, "server-9", seats=2))], T + 90)
+    text = page(store)
+    for condition, seconds in (("Used", 8 * 60), ("Grace", 8 * 30)):
+        assert (
+            value(text, "gpugrant_gpu_seconds_total", **OF_GRANT, owner="grant", condition=condition)
+            == seconds
+        )
+    labels = {**POOL, "share": "OwnUse", "tenant": "", "tenant_namespace": "nhn-render", "grant": ""}
+    assert value(text, "gpugrant_gpu_seconds_total", **labels, owner="own-use", condition="Used") == 20
+
+
+def test_months_are_shown_apart_the_running_one_and_the_last_two(store):
+    facts = [ended("old", T - 70 * 86_400, T - 69 * 86_400), ended("a", T, T + 140)]
+    store.commit(facts, T + 200)
+    text = page(store)
+    months = {
+        dict(labels)["month"]: seconds
+        for labels, seconds in samples(text, "gpugrant_month_gpu_seconds").items()
+    }
+    assert months == {"2026-11": 800, "2026-12": 320}
+    total = value(text, "gpugrant_gpu_seconds_total", **OF_GRANT, owner="grant", condition="Used")
+    assert total == 800 + 320 + 8 * 86_400
+
+
+@pytest.mark.parametrize("amount", [1, 999_999, 1_000_000, 1_234_567, 12_345_678_901, 2**53 - 1])
+def test_integers_come_out_exactly(store, amount):
+    store.commit([ended("a", T, T + 1, a_place(seats=amount))])
+    labels = {**OF_GRANT, "owner": "grant", "condition": "Used"}
+    assert value(page(store), "gpugrant_gpu_seconds_total", **labels) == amount
+
+
+def test_two_grants_one_after_the_other_under_one_name_are_one_series(store):
+    again = an_account("pretrain", grant_uid="another-uid")
+    store.commit([ended("a", T, T + 10), ended("b", T + 10, T + 20, a_place(again))])
+    labels = {**OF_GRANT, "owner": "grant", "condition": "Used"}
+    assert value(page(store), "gpugrant_gpu_seconds_total", **labels) == 160
+
+
+def test_an_allocated_grant_has_a_series_from_zero_before_anything_ran(store):
+    labels = {**OF_GRANT, "owner": "grant", "condition": "Used"}
+    assert value(page(store), "gpugrant_gpu_seconds_total", **labels) == 0
+
+
+def test_what_is_on_no_pool_is_kept_in_the_ledger_and_shown_on_no_series(store):
+    store.commit([ended("a", T, T + 10, a_place(Account(tenant_namespace="stray")))])
+    assert "stray" not in page(store, Figures())
+
+
+def test_use_of_a_budget_holds_over_re_creation_of_the_grant(store):
+    first = an_account("pretrain", grant_uid="first", award="2025-017")
+    second = an_account("pretrain", grant_uid="uid-of-pretrain", award="2025-017")
+    store.commit([ended("a", T, T + 10, a_place(first)), ended("b", T + 10, T + 20, a_place(second))])
+    assert value(page(store), "gpugrant_grant_budget_used_gpu_seconds", **OF_GRANT) == 160
+
+
+def test_failures_are_counted_by_cause(store):
+    gone = {"server": "server-1", "cause": "NotReady", "seats": 8}
+    store.commit([Failure(**POOL, **gone, since=T), Failure(**POOL, **gone, since=T + 50)])
+    assert value(page(store), "gpugrant_failures_total", **POOL, cause="NotReady") == 2
+
+
+def test_the_states_of_a_share_add_up_to_what_is_installed():
+    states = samples(page(), "gpugrant_gpus")
+    assert {dict(labels)["state"] for labels in states} == {
+        "free",
+        "granted",
+        "held",
+        "reserved",
+        "failed",
+        "maintenance",
+    }
+    assert sum(states.values()) == 64
+
+
+def test_grants_quotas_and_what_waits_are_shown():
+    text = page()
+    assert value(text, "gpugrant_promised_gpus", **POOL) == 64
+    assert value(text, "gpugrant_grant_gpus", **OF_GRANT, state="held") == 16
+    assert value(text, "gpugrant_grant_info", **OF_GRANT, award="2025-017", track="foundation") == 1
+    assert value(text, "gpugrant_grant_end_timestamp_seconds", **OF_GRANT) == 1_800_000_000
+    assert value(text, "gpugrant_grant_budget_gpu_seconds", **OF_GRANT) == 18_000_000
+    quota = {"programme": "purchase-2025", "gpu_type": "NVIDIA-B200", "share": "Public", "tenant": "hangang"}
+    for kind, gpus in (("limit", 128), ("granted", 32), ("held", 16)):
+        assert value(text, "gpugrant_quota_gpus", **quota, kind=kind) == gpus
+    waiting = {
+        "programme": "purchase-2025",
+        "gpu_type": "NVIDIA-B200",
+        "tenant": "hangang",
+        "reason": "GrantFull",
+    }
+    assert value(text, "gpugrant_waiting_gpus", **waiting) == 8
+
+
+def test_waits_fall_into_buckets_that_reach_to_days():
+    waits = AdmissionWaits()
+    for seconds in (0, 1, 2, 600, 3 * 86_400, 40 * 86_400):
+        waits.observe(an_account(), seconds)
+    text = page(waits=waits)
+    of_pool = {key: POOL[key] for key in ("programme", "provider", "pool")}
+    for bound, count in (("1.0", 2), ("5.0", 3), ("900.0", 4), ("345600.0", 5), ("+Inf", 6)):
+        assert value(text, "gpugrant_admission_wait_seconds_bucket", **of_pool, le=bound) == count
+    assert value(text, "gpugrant_admission_wait_seconds_sum", **of_pool) == 603 + 43 * 86_400
+
+
+def test_a_replica_that_does_not_lead_shows_no_ledger_and_no_figures():
+    text = page(store=None, figures=None, health=None)
+    assert "gpugrant_gpu_seconds_total{" not in text
+    assert "gpugrant_gpus{" not in text
+
+
+def test_no_label_names_a_pod_a_uid_a_node_or_the_scrapers_own_namespace(store):
+    store.commit([ended("a", T, T + 10)])
+    for family in text_string_to_metric_families(page(store)):
+        for sample in family.samples:
+            assert not {"pod", "uid", "node", "server", "namespace", "instance", "job"} & sample.labels.keys()
+
+
+def test_two_thousand_grants_stay_within_forty_thousand_series(store):
+    grants, facts = [], []
+    for number in range(2000):
+        account = an_account(f"grant-{number}")
+        grants.append(
+            GrantFigures(
+                **{**OF_GRANT, "grant": f"grant-{number}"}, uid=f"uid-{number}", end=T, budget_gpu_seconds=1
+            )
+        )
+        facts.append(ended(f"pod-{number}", T, T + 200, a_place(account, f"server-{number}")))
+    store.commit(facts, T + 300)
+    lines = [
+        line for line in page(store, Figures(grants=tuple(grants))).splitlines() if not line.startswith("#")
+    ]
+    assert len(lines) < 40_000
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None and not os.environ.get("CI"),
+    reason="promtool (package prometheus) is not here",
+)
+def test_promtool_finds_nothing_to_complain_about(store, tmp_path):
+    waits = AdmissionWaits()
+    waits.observe(an_account(), 7)
+    store.commit([held("a", T), Failure(**POOL, server="server-1", cause="NotReady", since=T)], T + 90)
+    (tmp_path / "page").write_text(page(store, waits=waits))
+    with Path(tmp_path / "page").open() as given:
+        found = subprocess.run(
+            ["promtool", "check", "metrics"], stdin=given, capture_output=True, text=True, check=False
+        )
+    assert (found.returncode, found.stdout + found.stderr) == (0, "")
