@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 # The environment is made anew when what is pinned changes, and only then.
-DIGEST := $(shell cat requirements-dev.txt pyproject.toml | cksum | tr ' ' '-')
+DIGEST := $(shell cat requirements-dev.txt | cksum | tr ' ' '-')
 READY := $(VENV)/ready-$(DIGEST)
 DEVCLUSTER := PYTHONPATH=hack $(BIN)/python -m devcluster
 
@@ -25,7 +25,7 @@ help: ## list what there is
 	@echo
 	@echo "  SERVERS=n shrinks the fleet (demo, up); SETTINGS=file other settings (up); ARGS=... more arguments (demo --exit, test -k word)"
 
-$(READY): requirements-dev.txt pyproject.toml
+$(READY): requirements-dev.txt
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed: put it on PATH, or make PYTHON=/path/to/python3" >&2; exit 1; fi
 	@echo "making $(VENV) with the pinned packages" >&2
 	@rm -rf $(VENV)

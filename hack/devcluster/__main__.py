@@ -54,7 +54,8 @@ def _demo(given: argparse.Namespace) -> int:
     from devcluster.demo import demo
 
     run, fleet = RunFolder(), _fleet(given.servers)
-    print(first_line(fleet), flush=True)
+    shrunk = "; the examples' public shares, grants and Jobs shrink with it" if fleet != whole_fleet() else ""
+    print(f"{first_line(fleet)}{shrunk}", flush=True)
     with run.claimed({"command": "demo", "servers": fleet.servers}):
         return demo(run, fleet, leave=given.exit)
 

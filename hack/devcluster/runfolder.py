@@ -102,10 +102,10 @@ class RunFolder:
                 processes.stop(self.plane.folder, [records[name]])
         self.plane.stop()
 
-    def clear(self) -> None:
-        """Remove everything but the lock and what a failed run left to look at."""
+    def clear(self, *, keep: tuple[str, ...] = ()) -> None:
+        """Remove everything but the lock, what a failed run left to look at, and what ``keep`` names."""
         for path in self.path.iterdir():
-            if path.name in ("lock", "failed"):
+            if path.name in ("lock", "failed", *keep):
                 continue
             if path.is_dir():
                 shutil.rmtree(path)

@@ -67,11 +67,11 @@ async def bring_up(run: RunFolder, fleet: Fleet, settings: Path, *, operator: bo
         steps.done()
         run.kubeconfig.write_bytes(run.plane.kubeconfig.read_bytes())
         run.kubeconfig.chmod(0o600)
-    except BaseException:
-        kept = run.keep_logs()
+    except BaseException as error:
+        if not isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+            print(f"not started; logs are kept in {run.keep_logs()}", file=sys.stderr)
         run.stop()
         run.clear()
-        print(f"not started; logs are kept in {kept}", file=sys.stderr)
         raise
 
 
