@@ -234,7 +234,7 @@ class Calendar:
             return False
         if any(self._is_foreign(uid) for uid in server.pods):
             return False
-        return not (server.label(names.SHARED_FOR_LABEL) and server.pods)
+        return not server.label(names.SHARED_FOR_LABEL)
 
     def _is_foreign(self, uid: str) -> bool:
         """Say whether a pod is nobody's grant: unmanaged, exempt, or own use, and so in the way until it ends."""

@@ -71,7 +71,7 @@ def _keep(world: World, state: GrantState, now: int) -> None:
             share = server.share or server.label(names.SHARE_LABEL)
             if server.pool != state.pool or (share and share != spec.share):
                 continue
-            if any(b.start < state.end and state.start < b.end for b in server.bookings):
+            if any(b.end > now and b.start < state.end and state.start < b.end for b in server.bookings):
                 continue
             server.bookings.append(Booking(state.start, state.end, state.grant.uid))
         kept.append(name)  # a server whose node is gone stays theirs: it comes back under its name
@@ -89,18 +89,33 @@ def run_line(world: World, line: Line, states: list[GrantState], now: int) -> No
             accepted.append(state)
         if state.shared and state.pool and now < state.end:
             calendar.shared[state.pool].append(state)
+    # A grant that is placed may move the shadow of one that waits: go on until nobody else finds a place.
+    placed = -1
+    while placed != (placed := sum(1 for s in states if s.pool)):
+        calendar.shadows.clear()
+        for state in states:
+            _place(world, calendar, state, now)
+    _say_why_not(world, calendar, states, now)
+
+
+def _say_why_not(world: World, calendar: Calendar, states: list[GrantState], now: int) -> None:
+    """Give those that wait their position and their words, now that all who could be placed are."""
+    calendar.shadows.clear()
     position = 0
     for state in states:
         state.position = 0
-        _place(world, calendar, state, now)
-        if state.accepted.ok and not state.allocated.ok and state.allocated.reason != reasons.TERM_OVER:
-            position += 1
-            state.position = position
-            state.allocated = Verdict(
-                False,
-                state.allocated.reason,
-                f"{reasons.ordinal(position)} in line; {state.allocated.message}",
-            )
+        spec = state.grant.spec
+        if spec is None or not state.accepted.ok or state.allocated.ok or now >= state.end:
+            continue
+        position += 1
+        state.position = position
+        pools = [p for p in pools_for(world, state) if spec.gpus % p.size == 0]
+        verdict = state.allocated
+        if pools and not state.shared:
+            wish = Wish(state, spec.share, spec.gpus // pools[0].size, max(state.start, now), state.end)
+            verdict = _why_not(calendar, wish, pools)
+        words = f"{reasons.ordinal(position)} in line; {verdict.message}"
+        state.allocated = Verdict(False, verdict.reason, words)
 
 
 def _place(world: World, calendar: Calendar, state: GrantState, now: int) -> None:
@@ -137,7 +152,7 @@ def _place(world: World, calendar: Calendar, state: GrantState, now: int) -> Non
             return
     if fitting:
         wish = Wish(state, spec.share, spec.gpus // fitting[0].size, start, state.end)
-        state.allocated = _why_not(calendar, wish, fitting)
+        state.allocated = Verdict(False, reasons.WAITLISTED)
         calendar.cast_shadow(wish, fitting)
     else:
         state.allocated = Verdict(
@@ -152,7 +167,11 @@ def _why_not(calendar: Calendar, wish: Wish, pools: list[PoolState]) -> Verdict:
     if spec.placement == "OneFabric":
         largest = calendar.largest_free_fabric(wish, pools)
         if largest >= wish.count:
-            return Verdict(False, reasons.WAITLISTED, f"{need} are kept for shared grants")
+            return Verdict(
+                False,
+                reasons.BEHIND_IN_LINE,
+                f"{need} are free, but kept for grants that come before it or for shared grants",
+            )
         return Verdict(
             False,
             reasons.NO_FABRIC_LARGE_ENOUGH,

@@ -60,6 +60,7 @@ class Packer:
         node = server.node
         return (
             node is not None
+            and server.name not in self.world.writing
             and self.world.seats_free(server) - row[0] >= seats
             and server.cpu_used + server.overhead_cpu + row[1] + shape.cpu_milli <= node.cpu_milli
             and server.memory_used + server.overhead_memory + row[2] + shape.memory <= node.memory

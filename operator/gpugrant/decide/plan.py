@@ -29,6 +29,7 @@ def plan(snapshot: Snapshot, now: int) -> Plan:
 def make_plan(world: World, now: int) -> Plan:
     """Return what to do now, and note it in the world as assumed."""
     actions: list[Action] = []
+    world.now = now
     # 1. Time: terms that begin or end, back-offs and delays that are over.
     _let_time_pass(world, now)
     # 2. Which lines have to be gone through again, and which pools' shares.
@@ -83,9 +84,14 @@ def _let_time_pass(world: World, now: int) -> None:
         heapq.heappop(world.wakes)
     while world.recheck and world.recheck[0][0] <= now:
         world.dirty_servers.add(heapq.heappop(world.recheck)[1])
-    for key, due in list(world.retry_at.items()):
-        if 0 <= due <= now and key in world.servers:
+    for key in world.retry_due(now):
+        if key in world.servers:
             world.dirty_servers.add(key)
+        uid = key.removeprefix("explain/")
+        if uid in world.entries and world.entries[uid].kind == "waiting":
+            world.unpark({uid})
+            world.unexplained[world.entries[uid].tenant].add(uid)
+            world.dirty_tenants.add(world.entries[uid].tenant)
     world.unpark_due(now)
     if now // 3600 != world.hour:
         world.hour = now // 3600
@@ -110,6 +116,8 @@ def _dirty_lines(world: World) -> list[Line]:
         if state and state.pool.spec:
             spec = state.pool.spec
             world.dirty_lines.update((spec.programme, spec.gpu_type, share) for share in (PUBLIC, OWN_USE))
+    for line in world.dirty_lines:  # what leaves a grant may be what a promise waits for
+        world.dirty_pools.update(p.pool.name for p in pools_of_line(world, line) if p.shares_pending)
     lines = sorted(world.dirty_lines)
     world.dirty_lines.clear()
     return lines
@@ -145,7 +153,7 @@ def _adopt(world: World, now: int) -> list[Action]:
         pod = world.pods.get(uid)
         if pod is None or pod.gpu_label or uid in world.labelling:
             world.unlabelled.discard(uid)
-        elif world.may_try(uid, now):
+        elif world.may_try(uid):
             world.unlabelled.discard(uid)
             world.labelling.add(uid)
             found.append(LabelPod(uid, pod.namespace, pod.name))
@@ -190,9 +198,8 @@ def _status(world: World, key: tuple[str, str, str], now: int, urgent: bool) -> 
     if key in world.telling:
         world.tell_again.add(key)
         return []
-    if not world.may_try("/".join(key), now):
+    if not world.may_try("/".join(key)):
         world.tell_again.add(key)
-        world.wake(now + FIGURES_SECONDS)
         return []
     if kind == "GpuPool":
         pool = world.pools.get(name)
@@ -219,7 +226,7 @@ def _status(world: World, key: tuple[str, str, str], now: int, urgent: bool) -> 
 def _wake_at(world: World, now: int) -> int | None:
     times = [heap[0] for heap in (world.wakes,) if heap]
     times += [heap[0][0] for heap in (world.edges, world.deadlines, world.recheck) if heap]
-    times += [due for due in world.retry_at.values() if due > 0]
+    times += [max(due, now) for due in world.retry_at.values()]
     if world.figures_changed:
         times.append(now + FIGURES_SECONDS)
     if world.grants:

@@ -82,6 +82,7 @@ BACKING_OFF: Final = "BackingOff"
 OTHER_GATES: Final = "OtherGates"
 
 _DIGITS = re.compile(r"\d+")
+_PLACE = re.compile(r"; (it is next|\d+ pods? (is|are) ahead)$")
 
 
 def same_reason(written: str, message: str) -> bool:
@@ -90,7 +91,19 @@ def same_reason(written: str, message: str) -> bool:
     What a pod was told is compared without its numbers, so that a moving queue or a seat freed elsewhere does
     not write to thousands of waiting pods, and a restarted operator repeats nothing.
     """
-    return _DIGITS.sub("#", written) == _DIGITS.sub("#", message)
+    return plain(written) == plain(message)
+
+
+def plain(message: str) -> str:
+    """Return a message without its figures and its place in line."""
+    return _DIGITS.sub("#", _PLACE.sub("", message))
+
+
+def place_in_line(ahead: int) -> str:
+    """Return how many pods come before one, as the end of its message."""
+    if not ahead:
+        return "; it is next"
+    return f"; {counted(ahead, 'pod')} {'is' if ahead == 1 else 'are'} ahead"
 
 
 def ordinal(number: int) -> str:

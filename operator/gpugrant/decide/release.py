@@ -20,6 +20,10 @@ from gpugrant.decide.world import World, parse_gang_size
 from gpugrant.model.pod import Pod
 
 
+# A server is on its way: that is a matter of moments, and no news for anybody.
+OPENING = Verdict(False, reasons.NO_ROOM, "")
+
+
 class Unit(Struct, frozen=True):
     """What is released together: a pod, or the waiting members of a gang."""
 
@@ -93,7 +97,7 @@ def _serve_head(
     if isinstance(unit, Verdict):
         _set_aside(world, head, unit, actions)
         return None
-    late = [p for p in unit.pods if not world.may_try(p.uid, now)]
+    late = [p for p in unit.pods if not world.may_try(p.uid)]
     if late:
         for pod in unit.pods:
             world.park(pod.uid, max(world.retry_at.get(p.uid, now + 1) for p in late))
@@ -195,7 +199,12 @@ def _try_grant(
     assert spec
     name = f"grant {state.grant.name} ({state.seats} GPUs, {spec.gpu_type})"
     if need > free:
-        return Verdict(False, reasons.GRANT_FULL, f"{name} has {max(0, free)} free")
+        return Verdict(False, reasons.GRANT_FULL, _queueing_for(world, state))
+    if any(not world.entries[u].server for u in world.usage[state.grant.uid].unbound if u in world.entries):
+        # Released before a restart, bound to no server: until the scheduler has chosen, nobody knows whose seats.
+        return Verdict(
+            False, reasons.NO_ROOM, f"{name}: pods that were released before are still being bound"
+        )
     left = limit_left(world, state)
     if left is not None and need > left:
         return Verdict(
@@ -210,7 +219,7 @@ def _try_grant(
         if place is None:
             opened = _open_server(world, state, pod, resource, actions) if state.shared else ""
             if opened:
-                return Verdict(False, reasons.NO_ROOM, f"{name}: a server is being opened")
+                return OPENING
             return Verdict(
                 False,
                 reasons.NO_ROOM,
@@ -251,6 +260,7 @@ def _open_server(world: World, state: GrantState, pod: Pod, resource: str, actio
     name = find_to_open(world, state, pod, resource)
     if name is None:
         return False
+    world.servers[name].emptied_at = 0
     write = WriteServer(name, ((names.SHARED_FOR_LABEL, label), (names.OWN_USE_LABEL, None)))
     world.writing[name] = write
     actions.append(write)
@@ -319,22 +329,43 @@ def _explain_rest(
     closed: dict[tuple[str, ...], Verdict],
     active: dict[tuple[str, ...], list[GrantState]],
 ) -> list[Action]:
+    """Explain what still waits: the head of a lane by its verdict, those behind by the grant they queue for.
+
+    Those behind are told again only when the lane itself closes for another reason, so that a head whose reason
+    flickers does not write to thousands.
+    """
     actions: list[Action] = []
-    for uid in sorted(world.unexplained.pop(tenant, ())):
-        entry = world.entries.get(uid)
-        if entry is None or entry.kind != "waiting" or uid in world.parked or entry.lane is None:
+    for key, verdict in closed.items():
+        lane = world.lanes.get(tenant, {}).get(key)  # type: ignore[call-overload]
+        if lane is None:
             continue
-        verdict = closed.get(entry.lane)
-        if verdict is None:
-            continue
-        ahead = world.ahead_of(uid)
-        behind = (
-            ""
-            if verdict.lasting or entry.lane not in active or not active[entry.lane]
-            else f"; {reasons.counted(ahead, 'pod')} ahead"
-        )
-        _explain(world, world.pods[uid], verdict.message + behind, actions, verdict.reason)
+        tail = verdict.message
+        if active.get(key):
+            tail = _queueing_for(world, active[key][0])
+            _explain_head(world, lane, verdict, actions)
+        told = reasons.plain(tail)
+        if lane.told != told:
+            lane.told = told
+            world.unexplained[tenant].update(entry[3] for entry in lane.queue)
+        for uid in sorted(u for u in world.unexplained.get(tenant, ()) if world.entries[u].lane == key):
+            if uid in world.parked or (active.get(key) and uid == lane.queue[0][3]):
+                continue
+            behind = reasons.place_in_line(world.ahead_of(uid)) if active.get(key) else ""
+            _explain(world, world.pods[uid], tail + behind, actions, verdict.reason)
     return actions
+
+
+def _explain_head(world: World, lane: Lane, verdict: Verdict, actions: list[Action]) -> None:
+    if verdict.message:
+        head = world.pods[lane.queue[0][3]]
+        _explain(world, head, verdict.message + reasons.place_in_line(0), actions, verdict.reason)
+
+
+def _queueing_for(world: World, state: GrantState) -> str:
+    spec = state.grant.spec
+    assert spec
+    free = max(0, state.seats - world.usage[state.grant.uid].taken)
+    return f"grant {state.grant.name} ({state.seats} GPUs, {spec.gpu_type}) has {free} free"
 
 
 def _explain(world: World, pod: Pod, why: str, actions: list[Action], reason: str = "") -> None:
@@ -344,5 +375,7 @@ def _explain(world: World, pod: Pod, why: str, actions: list[Action], reason: st
     known = world.told.get(pod.uid) or pod.waiting
     if reasons.same_reason(known, message):
         return
+    if not world.may_try(f"explain/{pod.uid}"):
+        return  # its turn comes by itself
     world.told[pod.uid] = message
     actions.append(ExplainPod(pod.uid, pod.namespace, pod.name, message))

@@ -32,7 +32,7 @@ def rewrite_server(world: World, server: Server, now: int) -> WriteServer | None
     drop = tuple(sorted({key for key in ours if key != resource})) if not server.pods or server.pool else ()
     if not (changes or add or drop):
         return None
-    if not world.may_try(server.name, now):
+    if not world.may_try(server.name):
         return None
     return WriteServer(server.name, changes, add, drop)
 

@@ -107,7 +107,7 @@ def in_use(world: World, server: Server) -> bool:
     """Say whether a server must keep its share: pods on it, a grant's claim, or a fenced pod that could bind."""
     return bool(
         server.pods
-        or server.bookings
+        or any(booking.end > world.now for booking in server.bookings)
         or server.label(names.GRANT_UID_LABEL)
         or server.label(names.SHARED_FOR_LABEL)
         or fenced_could_bind(world, server)

@@ -142,4 +142,5 @@ class Lane:
     """Waiting pods with the same candidate grants, first come first served."""
 
     key: tuple[str, ...]
+    told: str = ""  # why those behind the head wait, as they were told last
     queue: list[tuple[int, int, str, str]] = field(default_factory=list)  # (-priority, created, name, uid)

@@ -363,7 +363,8 @@ def _seconds_left(state: GrantState, used: int, now: int) -> int | None:
     if spec is None:
         return None
     seats = state.seats or spec.gpus
-    left = seats * max(0, state.end - max(now, state.start))
+    # As of the full hour: the figure is shown in hours, and nothing is written while nothing happens.
+    left = seats * max(0, state.end - max(now // 3600 * 3600, state.start))
     if spec.budget:
         left = min(left, max(0, spec.budget.gpu_hours * 3600 - used))
     return int(left)

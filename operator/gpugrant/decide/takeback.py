@@ -75,7 +75,7 @@ def evict(world: World, pod: Pod, reason: str, message: str, now: int) -> list[A
     asked = world.evicting.get(pod.uid)
     if pod.deleting or (asked is not None and now < asked + REPEAT_SECONDS):
         return []
-    if not world.may_try(pod.uid, now):
+    if not world.may_try(pod.uid):
         return []
     world.evicting[pod.uid] = now
     grace = min(pod.grace_seconds, world.settings.grace_period_ceiling_seconds)

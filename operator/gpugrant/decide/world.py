@@ -24,7 +24,7 @@ from gpugrant.decide.actions import (
     WriteServer,
 )
 from gpugrant.decide.seats import FreeSeats
-from gpugrant.decide.state import Gang, GrantState, Lane, PoolState, Server, Tally, Usage
+from gpugrant.decide.state import OWN_USE, Gang, GrantState, Lane, PoolState, Server, Tally, Usage
 from gpugrant.model.node import Node
 from gpugrant.model.objects import Grant, Namespace, Pool, Quota
 from gpugrant.model.pod import Pod
@@ -103,6 +103,7 @@ class World:
         self.unlabelled: set[str] = set()
         self.tell_again: set[tuple[str, str, str]] = set()
         self.hour = 0
+        self.now = 0  # of the plan being made
         self.figures_changed: set[tuple[str, str, str]] = set()
         self.unexplained: dict[str, set[str]] = defaultdict(set)  # tenant -> uids
         self.all_dirty = True
@@ -256,6 +257,12 @@ class World:
                 state = self.grants.get(uid or "")
                 if state:
                     self.dirty_status.add(("GpuGrant", state.grant.namespace, state.grant.name))
+        if old is None or old.labels.get(names.SHARED_FOR_LABEL) != node.labels.get(names.SHARED_FOR_LABEL):
+            self._server_changed(server)  # a shared server is in nobody's calendar while it is open
+        if old is not None and any(
+            k in names.NODE_LABELS and v != node.labels.get(k) for k, v in old.labels.items()
+        ):
+            self._share_may_change(server.pool)
         self._note_taints(server, old, node)
         self.dirty_servers.add(node.name)
         self.stand(server)
@@ -277,6 +284,7 @@ class World:
         self._note_taints(server, server.node, None)
         server.node = None
         server.share = ""
+        server.bookings = []
         self.stand(server)
         self.writing.pop(name, None)
         if not server.pods:
@@ -395,6 +403,11 @@ class World:
         tally.failed += server.tallied[3]
         tally.held += server.tallied[4]
 
+    def _share_may_change(self, pool: str) -> None:
+        state = self.pools.get(pool)
+        if state and state.shares_pending:
+            self.dirty_pools.add(pool)
+
     def _more_room(self, bucket: tuple[str, ...]) -> None:
         if bucket[0] == "grant":
             state = self.grants.get(bucket[1])
@@ -437,8 +450,9 @@ class World:
             memory.pop(uid, None)  # type: ignore[attr-defined]
         self.why_waiting.pop(uid, None)
         self.labelling.discard(uid)
-        self.failures.pop(uid, None)
-        self.retry_at.pop(uid, None)
+        for key in (uid, f"explain/{uid}"):
+            self.failures.pop(key, None)
+            self.retry_at.pop(key, None)
 
     def seats_of(self, pod: Pod) -> int:
         """Return how many seats a pod asks for, of whatever pools offer."""
@@ -487,7 +501,7 @@ class World:
             if entry.kind == "waiting":
                 gang.waiting.add(pod.uid)
                 if len(gang.waiting) + len(gang.living) == gang.size:
-                    self._unpark(gang.waiting)
+                    self.unpark(gang.waiting)
             else:
                 gang.living.add(pod.uid)
                 if entry.kind == "held":
@@ -506,6 +520,10 @@ class World:
                 usage.pods[pod.uid] = entry.seats
                 self._grant_figures(pod.grant_uid)
             self._occupy(pod, pod.node)
+            if not pod.grant_uid and self.servers[pod.node].share != OWN_USE:
+                self._server_changed(
+                    self.servers[pod.node]
+                )  # nobody's grant: no grant is placed here meanwhile
         elif pod.deleting:
             pass  # core refuses to bind what is being deleted: it holds nothing and never will
         elif pod.grant_uid:
@@ -628,7 +646,8 @@ class World:
                 return state.resource
         return ""
 
-    def _unpark(self, uids: set[str]) -> None:
+    def unpark(self, uids: set[str]) -> None:
+        """Bring waiting pods back into their lanes."""
         for uid in [u for u in uids if u in self.parked]:
             del self.parked[uid]
             entry = self.entries.get(uid)
@@ -639,7 +658,7 @@ class World:
 
     def unpark_due(self, now: int) -> None:
         """Bring back those whose back-off is over."""
-        self._unpark({uid for uid, until in self.parked.items() if until and until <= now})
+        self.unpark({uid for uid, until in self.parked.items() if until and until <= now})
 
     def grants_of(self, tenant: str) -> list[str]:
         """Return the uids of a tenant's grants."""
@@ -690,6 +709,8 @@ class World:
                 self._grant_figures(grant)
         elif entry.kind == "fenced":
             self.fenced[entry.tenant].discard(uid)
+            for state in self.pools.values():
+                self._share_may_change(state.pool.name)
         if entry.grant:
             usage = self.usage[entry.grant]
             if entry.kind == "held":
@@ -711,6 +732,10 @@ class World:
                 if server.bucket:
                     self._more_room(server.bucket)
                 self.dirty_servers.add(server.name)
+                if not server.pods:
+                    self._share_may_change(server.pool)
+                if not entry.grant and server.share != OWN_USE:
+                    self._server_changed(server)
                 if server.node is None and not server.pods:
                     del self.servers[server.name]
         if entry.gang:
@@ -767,6 +792,7 @@ class World:
 
     def _tenant_changed(self, tenant: str) -> None:
         self._tenants_stale = True
+        self.dirty_status.add(("TenantQuota", "", tenant))
         for uid in self.grants_of(tenant):
             self.dirty_lines.add(self.line_of(self.grants[uid].grant))
         self.dirty_tenants.add(tenant)
@@ -775,7 +801,7 @@ class World:
     def reconsider(self, tenant: str) -> None:
         """Judge all waiting pods of a tenant again, those set aside too."""
         mine = {u for u in self.parked if u in self.entries and self.entries[u].tenant == tenant}
-        self._unpark({u for u in mine if self.parked[u] == 0})
+        self.unpark({u for u in mine if self.parked[u] == 0})
         for lane in self.lanes.get(tenant, {}).values():
             self.unexplained[tenant].update(key[3] for key in lane.queue)
         self.dirty_tenants.add(tenant)
@@ -793,6 +819,9 @@ class World:
                 self.writing.pop(action.node, None)
                 self.dirty_servers.add(action.node)
                 self.failures.pop(action.node, None)
+                server = self.servers.get(action.node)
+                if server and server.bucket:
+                    self._more_room(server.bucket)
             case SetStatus():
                 self.telling.pop((action.kind, action.namespace, action.name), None)
                 self.failures.pop(f"{action.kind}/{action.namespace}/{action.name}", None)
@@ -827,6 +856,8 @@ class World:
                 entry = self.entries.get(action.uid)
                 if entry and entry.kind == "waiting":
                     self.unexplained[entry.tenant].add(action.uid)
+                    self.dirty_tenants.add(entry.tenant)
+                    self._later(f"explain/{action.uid}")
             case EvictPod():
                 self.evicting.pop(action.uid, None)
                 self._later(action.uid)
@@ -841,19 +872,21 @@ class World:
         self.failures[key] += 1
         self.retry_at[key] = -1  # the next plan, which knows the time, sets it
 
-    def may_try(self, key: str, now: int) -> bool:
-        """Say whether a write that failed before may be tried again; the delay doubles up to a minute."""
-        due = self.retry_at.get(key)
-        if due is None:
-            return True
-        if due == -1:
-            due = now + min(60, 2 ** min(self.failures[key], 6) // 2)
-            self.retry_at[key] = due
-        if due <= now:
-            del self.retry_at[key]
-            return True
-        heapq.heappush(self.wakes, due)
-        return False
+    def may_try(self, key: str) -> bool:
+        """Say whether a write may be tried: not while one that failed has to wait for its next turn."""
+        return key not in self.retry_at
+
+    def retry_due(self, now: int) -> list[str]:
+        """Return what may be tried again now; the delay doubles from none to half a minute."""
+        due = []
+        for key, at in list(self.retry_at.items()):
+            if at == -1:
+                at = self.retry_at[key] = now + 2 ** min(self.failures[key], 6) // 2
+                self.wake(at)
+            if at <= now:
+                del self.retry_at[key]
+                due.append(key)
+        return due
 
 
 def queue_key(pod: Pod) -> tuple[int, int, str, str]:

@@ -1,0 +1,111 @@
+"""The main job in memory: pools, grants, pods, end to end through plan()."""
+
+from gpugrant import names
+from gpugrant.config import Settings
+from cluster_model.cluster import Cluster
+
+
+def a_cluster(**settings: object) -> Cluster:
+    cluster = Cluster(Settings.model_validate(settings))
+    cluster.add_namespace("lab", tenant="lab")
+    cluster.add_quota("lab")
+    return cluster
+
+
+def four_servers(cluster: Cluster) -> None:
+    for n in range(4):
+        cluster.add_node(f"n{n}", fabric="f1" if n < 3 else "f2")
+
+
+def test_a_grant_gets_whole_servers_of_one_fabric_and_its_pods_run_there() -> None:
+    cluster = a_cluster()
+    four_servers(cluster)
+    cluster.add_pool("p")
+    uid = cluster.add_grant("lab", "train", gpus=16)
+    pods = [cluster.add_pod("lab", 8) for _ in range(3)]
+    cluster.settle()
+    assert cluster.reason(uid) == "Active"
+    assert cluster.bind_all() == 2
+    cluster.settle()
+    assert cluster.taken(uid) == 16
+    assert {cluster.nodes[cluster.pods[p].node].labels[names.FABRIC_LABEL] for p in pods[:2]} == {"f1"}
+    waiting = cluster.pods[pods[2]]
+    assert waiting.waiting == (
+        "waiting for 8 GPUs: grant train (16 GPUs, B200) has 0 free; it is next"
+    )
+    cluster.end_pod(pods[0])
+    cluster.settle()
+    assert cluster.bind_all() == 1
+
+
+def test_small_pods_share_a_server_opened_for_their_tenant() -> None:
+    cluster = a_cluster()
+    four_servers(cluster)
+    cluster.add_pool("p")
+    uid = cluster.add_grant("lab", "notebooks", gpus=6, placement="SharedServers")
+    cluster.add_pod("lab", 2)
+    cluster.add_pod("lab", 3)
+    cluster.settle()
+    cluster.bind_all()
+    cluster.settle()
+    assert cluster.taken(uid) == 5
+    assert len({p.node for p in cluster.running("lab")}) == 1
+    assert cluster.running("lab")[0].node == "n3"  # the small fabric is broken before the large one
+
+
+def test_a_gang_waits_until_all_of_it_fits_and_small_pods_do_not_pass_it() -> None:
+    cluster = a_cluster()
+    four_servers(cluster)
+    cluster.add_pool("p")
+    cluster.add_grant("lab", "train", gpus=16)
+    first = cluster.add_pod("lab", 8)
+    cluster.settle()
+    cluster.now += 1
+    gang = [cluster.add_pod("lab", 8, gang_size="2", controller="job", name=f"g{i}") for i in range(2)]
+    cluster.now += 1
+    small = cluster.add_pod("lab", 1)
+    cluster.settle()
+    cluster.bind_all()
+    assert {p.uid for p in cluster.running("lab")} == {first}
+    cluster.end_pod(first)
+    cluster.settle()
+    cluster.bind_all()
+    assert {p.uid for p in cluster.running("lab")} == set(gang)
+    assert cluster.pods[small].gates
+
+
+def test_what_does_not_bind_in_time_is_taken_back() -> None:
+    cluster = a_cluster(bindTimeoutSeconds=60)
+    four_servers(cluster)
+    cluster.add_pool("p")
+    uid = cluster.add_grant("lab", "train", gpus=8)
+    cluster.add_pod("lab", 8)
+    cluster.settle()
+    assert cluster.taken(uid) == 8
+    cluster.now += 59
+    cluster.settle()
+    assert cluster.taken(uid) == 8
+    cluster.now += 1
+    cluster.settle()
+    assert cluster.taken(uid) == 0
+
+
+def test_after_the_grace_running_pods_are_evicted() -> None:
+    cluster = a_cluster()
+    four_servers(cluster)
+    cluster.add_pool("p")
+    uid = cluster.add_grant("lab", "train", gpus=8, end=1000, grace=600)
+    cluster.add_pod("lab", 8)
+    cluster.settle()
+    cluster.bind_all()
+    cluster.now += 1000
+    late = cluster.add_pod("lab", 1)
+    cluster.settle()
+    assert cluster.reason(uid) == "Grace"
+    assert "ended" in cluster.pods[late].waiting
+    assert cluster.taken(uid) == 8
+    cluster.now += 600
+    cluster.settle()
+    assert cluster.taken(uid) == 0
+    assert cluster.reason(uid) == "Ended"
+    assert names.GRANT_UID_LABEL not in {k for n in cluster.nodes.values() for k in n.labels}
