@@ -1,6 +1,8 @@
 """What a scraper gets: names and labels by the design, exact integers, clean by promtool."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -240,17 +242,40 @@ def test_two_thousand_grants_stay_within_forty_thousand_series(store):
     assert len(lines) < 40_000
 
 
-@pytest.mark.skipif(
+DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
+needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None and not os.environ.get("CI"),
-    reason="promtool (package prometheus) is not here",
+    reason="promtool (Debian package prometheus) is not here",
 )
-def test_promtool_finds_nothing_to_complain_about(store, tmp_path):
+
+
+def full_page(store):
     waits = AdmissionWaits()
     waits.observe(an_account(), 7)
     store.commit([held("a", T), Failure(**POOL, server="server-1", cause="NotReady", since=T)], T + 90)
-    (tmp_path / "page").write_text(page(store, waits=waits))
-    with Path(tmp_path / "page").open() as given:
-        found = subprocess.run(
-            ["promtool", "check", "metrics"], stdin=given, capture_output=True, text=True, check=False
-        )
-    assert (found.returncode, found.stdout + found.stderr) == (0, "")
+    return page(store, waits=waits)
+
+
+def promtool(*arguments, given=""):
+    found = subprocess.run(["promtool", *arguments], input=given, capture_output=True, text=True, check=False)
+    return found.returncode, found.stdout + found.stderr
+
+
+@needs_promtool
+def test_promtool_finds_nothing_to_complain_about(store):
+    assert promtool("check", "metrics", given=full_page(store)) == (0, "")
+
+
+@needs_promtool
+def test_every_query_of_the_documentation_is_one(tmp_path):
+    queries = re.findall(r"```\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    (tmp_path / "rules.yaml").write_text(json.dumps({"groups": [{"name": "docs", "rules": rules}]}))
+    status, said = promtool("check", "rules", str(tmp_path / "rules.yaml"))
+    assert (status, f"{len(queries)} rules found" in said) == (0, True), said
+
+
+def test_the_documentation_names_every_metric_there_is_and_no_other(store):
+    there = {family.name for family in text_string_to_metric_families(full_page(store))}
+    named = {name.removesuffix("_total") for name in re.findall(r"gpugrant_[a-z_]+", DOCS.read_text())}
+    assert {name.removesuffix("_total") for name in there} == named
