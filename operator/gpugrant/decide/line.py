@@ -62,8 +62,8 @@ def _keep(world: World, state: GrantState, now: int) -> None:
     if (pool.pool.spec.programme, pool.pool.spec.gpu_type) != state.line[:2]:
         state.pool, state.fabric, state.servers, state.seats = "", "", (), 0
         return
-    if state.shared:
-        return
+    if state.shared or now >= state.end:
+        return  # what is over books nothing; its servers stay named until the grace is over
     kept = []
     for name in state.servers:
         server = world.servers.get(name)

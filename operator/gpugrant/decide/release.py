@@ -218,7 +218,7 @@ def _try_grant(
         place = packer.place(pod)
         if place is None:
             opened = _open_server(world, state, pod, resource, actions) if state.shared else ""
-            if opened:
+            if opened or _being_prepared(world, state):
                 return OPENING
             return Verdict(
                 False,
@@ -229,6 +229,15 @@ def _try_grant(
     for pod, place in zip(sorted(unit.pods, key=lambda p: -p.shape.amount(resource)), places, strict=True):
         actions.append(assume_release(world, pod, state, place, resource, unit.replacement, now))
     return None
+
+
+def _being_prepared(world: World, state: GrantState) -> bool:
+    """Say whether servers of the grant are about to get its label."""
+    return any(
+        name in world.writing or name in world.dirty_servers
+        for name in state.servers
+        if name in world.servers and world.servers[name].label(names.GRANT_UID_LABEL) != state.grant.uid
+    )
 
 
 def _where(world: World, packer: Packer) -> str:
@@ -339,6 +348,8 @@ def _explain_rest(
         lane = world.lanes.get(tenant, {}).get(key)  # type: ignore[call-overload]
         if lane is None:
             continue
+        if not verdict.message:
+            continue
         tail = verdict.message
         if active.get(key):
             tail = _queueing_for(world, active[key][0])
@@ -356,9 +367,8 @@ def _explain_rest(
 
 
 def _explain_head(world: World, lane: Lane, verdict: Verdict, actions: list[Action]) -> None:
-    if verdict.message:
-        head = world.pods[lane.queue[0][3]]
-        _explain(world, head, verdict.message + reasons.place_in_line(0), actions, verdict.reason)
+    head = world.pods[lane.queue[0][3]]
+    _explain(world, head, verdict.message + reasons.place_in_line(0), actions, verdict.reason)
 
 
 def _queueing_for(world: World, state: GrantState) -> str:

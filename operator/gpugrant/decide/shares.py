@@ -39,6 +39,8 @@ def assign_shares(world: World, state: PoolState) -> None:
         wanted = _choose(world, servers, target, frozenset(spec.public_share.fabrics))
     for server in servers:
         _give(world, state, server, PUBLIC if server.name in wanted else OWN_USE)
+    if sum(1 for s in servers if s.share == PUBLIC) != target:
+        state.shares_pending = True  # what is in use was left out of the choice: look again when it empties
 
 
 def _may_convert(state: PoolState) -> bool:
