@@ -1,86 +1,14 @@
-"""What others may ask of the world: dimensions for the meter, figures for the gauges. Reads, changes nothing."""
+"""The gauges' figures, read off the planner's world."""
 
 from collections import defaultdict
 
-from gpugrant import names
 from gpugrant.decide.judge import tenant_limit
 from gpugrant.decide.servers import wanted_owner
 from gpugrant.decide.state import OWN_USE, PUBLIC, GrantState, Server
 from gpugrant.decide.statuses import granted_seats, ready_verdict, rfc3339
 from gpugrant.decide.world import World
 from gpugrant.expose.figures import Figures, GrantFigures, QuotaFigures, ShareFigures, WaitingFigures
-from gpugrant.meter.facts import Account, Dimensions, Failure, GrantTerms, Owner
-from gpugrant.model.pod import Pod
-
-__all__ = ["dimensions", "figures", "grant_terms", "owner_of", "rfc3339"]
-
-
-def owner_of(world: World, pod: Pod) -> Owner:
-    """Return on whose account a pod's seats are (R10).
-
-    Only the operator can write the annotation that names a grant, so it is believed. A pod of a provider's own
-    namespace is own use where it went through the fence; what is older than the install is unmanaged.
-    """
-    if pod.grant_uid:
-        return Owner.GRANT
-    if pod.namespace in world.settings.exempt_namespaces:
-        return Owner.EXEMPT
-    namespace = world.namespaces.get(pod.namespace)
-    fence = dict(pod.shape.selector).get(names.OWN_USE_LABEL)
-    if namespace and namespace.provider and not namespace.tenant and fence == namespace.provider:
-        return Owner.OWN_USE
-    return Owner.UNMANAGED
-
-
-def dimensions(world: World, pod: Pod) -> Dimensions:
-    """Return all that is fixed about a pod's hold when it is bound."""
-    server = world.servers.get(pod.node)
-    pool = world.pools.get(server.pool) if server else None
-    state = world.grants.get(pod.grant_uid)
-    spec = pool.pool.spec if pool else None
-    resource = (
-        pool.resource if pool else next((n for n, _ in pod.shape.resources if n in world.resources), "")
-    )
-    grant_spec = state.grant.spec if state else None
-    return Dimensions(
-        account=Account(
-            programme=spec.programme if spec else (state.programme if state else ""),
-            provider=spec.provider if spec else "",
-            pool=pool.pool.name if pool else "",
-            gpu_type=spec.gpu_type if spec else (grant_spec.gpu_type if grant_spec else ""),
-            share=server.share if server else "",
-            owner=owner_of(world, pod),
-            tenant=world.tenant_of(pod.namespace),
-            tenant_namespace=state.grant.namespace if state else pod.namespace,
-            grant=pod.grant if pod.grant_uid else "",
-            grant_uid=pod.grant_uid,
-            award=grant_spec.award.id if grant_spec and grant_spec.award else "",
-        ),
-        server=pod.node,
-        fabric=_fabric(server),
-        resource=resource,
-        seats=pod.shape.amount(resource),
-        server_seats=pool.size if pool else 0,
-    )
-
-
-def grant_terms(world: World, uid: str) -> GrantTerms | None:
-    """Return a grant's term as it is now, for cutting grace off."""
-    state = world.grants.get(uid)
-    if state is None or state.grant.spec is None or not state.end:
-        return None
-    spec = state.grant.spec
-    return GrantTerms(
-        grant_uid=uid,
-        namespace=state.grant.namespace,
-        name=state.grant.name,
-        start=state.start,
-        end=state.end,
-        grace_seconds=spec.term.grace_seconds,
-        tenant=state.tenant,
-        award=spec.award.id if spec.award else "",
-        gpus=state.seats or spec.gpus,
-    )
+from gpugrant.meter.facts import Failure
 
 
 def figures(world: World, now: int) -> Figures:
@@ -90,12 +18,8 @@ def figures(world: World, now: int) -> Figures:
         grants=tuple(_grant_figures(world, s, now) for _, s in sorted(world.grants.items())),
         quotas=_quota_figures(world, now),
         waiting=_waiting_figures(world),
-        failures=_failures(world),
+        failures=failures(world),
     )
-
-
-def _fabric(server: Server | None) -> str:
-    return server.fabric if server and not server.fabric.startswith("node:") else ""
 
 
 def _split(world: World, server: Server, size: int, now: int) -> tuple[int, int, int, int, int, int]:
@@ -233,7 +157,7 @@ def _waiting_figures(world: World) -> tuple[WaitingFigures, ...]:
 
 
 def _asked_type(world: World, tenant: str, lane: tuple[str, str, str, str]) -> tuple[str, str]:
-    namespace, grant, resource, product = lane
+    _, grant, resource, product = lane
     for uid in world.grants_of(tenant):
         state = world.grants[uid]
         spec = state.grant.spec
@@ -248,7 +172,8 @@ def _asked_type(world: World, tenant: str, lane: tuple[str, str, str, str]) -> t
     return "", product
 
 
-def _failures(world: World) -> tuple[Failure, ...]:
+def failures(world: World) -> tuple[Failure, ...]:
+    """Return what is failed now, by server and cause."""
     found = []
     for name, pool in sorted(world.pools.items()):
         spec = pool.pool.spec

@@ -5,6 +5,7 @@ Imported late, so that a restarted process asks for its lease and answers probes
 
 import asyncio
 import importlib
+import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -35,13 +36,14 @@ class Parts:
         """Return the meter, with its metrics registered; None where no ledger is named."""
         from gpugrant.expose.admission import AdmissionWaits
         from gpugrant.expose.metrics import Metrics
+        from gpugrant.expose.views import figures
         from gpugrant.run.metering import Metering
 
         waits = AdmissionWaits()
         metering = Metering(ledger, world, waits.observe) if ledger else None
         registry.register(
             Metrics(
-                figures=lambda: world.figures() if hasattr(world, "figures") else None,
+                figures=lambda: figures(world, int(time.time())),
                 tally=metering.meter.tally if metering else lambda: None,
                 health=metering.meter.health if metering else lambda: None,
                 waits=waits,
@@ -51,7 +53,8 @@ class Parts:
 
     async def tell_failures(self, world: Any, metering: Any) -> None:
         """Tell the meter, for ever, what is failed now."""
+        from gpugrant.expose.views import failures
+
         while True:
             await asyncio.sleep(FAILURES_SECONDS)
-            if hasattr(world, "figures"):
-                metering.meter.observe_failures(world.figures().failures)
+            metering.meter.observe_failures(failures(world))
