@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from gpugrant.observe import raw
-from gpugrant.observe.client import SILENCE_SECONDS, ApiError, Client, parse_status
+from gpugrant.observe.client import SILENCE_SECONDS, ApiError, Client, Silent, parse_status
 from gpugrant.observe.health import CacheHealth
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,11 @@ class Cache(Generic[T]):
                     await self._relist()
                 await self._watch()
                 failures = 0
+            except Silent:
+                # Normal where a kind does not change: not every API server sends bookmarks then.
+                log.debug("%s: silence, connecting again", self.kind.name)
+                failures = 0
+                self._health.broke("Silent")
             except ApiError as error:
                 if error.status == 410:
                     log.info("%s: version %s is too old, listing again", self.kind.name, self._version)

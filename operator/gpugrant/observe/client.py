@@ -51,6 +51,13 @@ class Unreachable(ApiError):
         super().__init__(0, "Unreachable", message)
 
 
+class Silent(ApiError):
+    """A watch said nothing for so long that its connection may be dead."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, "Silent", message)
+
+
 class Page(msgspec.Struct):
     """One page of a LIST: raw items, the collection's version, the token of the next page."""
 
@@ -215,8 +222,8 @@ class Client:
                     server_seconds: int = 300) -> AsyncGenerator[list[bytes], None]:
         """Yield the lines of a WATCH as they come, in batches; end when the server ends it.
 
-        Raises ApiError (410 where the version is too old), Unreachable when nothing comes for ``silence``
-        seconds or the connection breaks. A last line that is not whole is left out.
+        Raises ApiError (410 where the version is too old), Silent when nothing comes for ``silence`` seconds,
+        Unreachable when the connection breaks. A last line that is not whole is left out.
         """
         query = {**params, "watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(server_seconds)}
         limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence)
@@ -226,11 +233,14 @@ class Client:
             ) as response:
                 if response.status >= 400:
                     raise parse_status(await response.read(), response.status)
+                yield []  # the stream is open, though it may say nothing for a minute
                 rest = b""
                 async for chunk in response.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
                     if lines:
                         yield [line for line in lines if line]
+        except aiohttp.SocketTimeoutError:
+            raise Silent(f"WATCH {path}: nothing for {silence:.0f} s") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"WATCH {path}: {type(error).__name__} {error}") from None
 
