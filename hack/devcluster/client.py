@@ -237,12 +237,19 @@ class KubeClient:
                         if holds(seen):
                             return seen or {}
         except TimeoutError:
-            shown = "nothing" if seen is None else json.dumps({k: seen.get(k) for k in ("metadata", "status")})[:3000]
-            raise TimeoutError(f"{path}: not as awaited after {seconds:g} s; seen last: {shown}") from None
+            raise TimeoutError(f"{path}: not as awaited after {seconds:g} s; seen last: {_brief(seen)}") from None
 
     async def wait_gone(self, path: str, seconds: float = 30.0) -> None:
         """Wait until there is no object at ``path``."""
         await self.wait_for(path, lambda seen: seen is None, seconds)
+
+
+def _brief(seen: JsonObject | None) -> str:
+    """Return what a person looks at first of an object that is not as it should be."""
+    if seen is None:
+        return "no such object"
+    meta = {key: seen["metadata"].get(key) for key in ("labels", "annotations", "finalizers", "deletionTimestamp")}
+    return json.dumps({**{k: v for k, v in meta.items() if v}, "status": seen.get("status")}, ensure_ascii=False)[:2000]
 
 
 def _as_status(text: bytes) -> JsonObject:

@@ -117,10 +117,11 @@ async def _runs_on(client: KubeClient, namespace: str, name: str, labels: dict[s
 
 
 async def _round_one_rejected(client: KubeClient) -> str:
+    # Until the operator has seen pools and quotas too, the reason may be another one.
     found = await client.wait_for(
         path_of(_API, "GpuGrant", "sktel-lm", "round-one"),
-        lambda seen: condition(seen, "Accepted").get("status") == "False", _SECONDS)
+        lambda seen: condition(seen, "Accepted").get("reason") == "ConflictOfInterest", _SECONDS)
     accepted = condition(found, "Accepted")
-    if accepted["reason"] != "ConflictOfInterest":
-        raise Broken(f"rejected for {accepted['reason']}: {accepted['message']}")
+    if accepted["status"] != "False":
+        raise Broken(f"Accepted is {accepted['status']}: {accepted['message']}")
     return str(accepted["message"])
