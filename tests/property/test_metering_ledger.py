@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gpugrant.meter.facts import Ended, EndReason, GrantTerms, Held
 from gpugrant.meter.intervals import Hold, cut_overlaps
@@ -50,6 +51,9 @@ def deliveries(draw, facts):
         told += [fact] * draw(st.integers(1, 2))
         if isinstance(fact, Ended):
             told += [fact.hold] * draw(st.integers(0, 2))
+            if draw(st.booleans()):  # it was missed first: bounded, until its end is known
+                seen = draw(st.integers(fact.hold.start, T + 2 * SPAN))
+                told.append(replace(fact, end=seen, reason=EndReason.UNOBSERVED, gone_at=T + 2 * SPAN))
     told = draw(st.permutations(told))
     cuts = sorted(draw(st.lists(st.integers(0, len(told)), max_size=4)))
     edges = [0, *cuts, len(told)]
@@ -97,7 +101,7 @@ def empty_ledger(tmp_path_factory):
     return folder / "ledger.db"
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_delivery_of_a_history_gives_the_sums_of_every_second(empty_ledger, data):
     facts = data.draw(histories())

@@ -59,8 +59,7 @@ class Tally:
             for account, sums in delta.closed.items():
                 kept = self._closed.setdefault(account, {})
                 for key, amount in sums.items():
-                    if amount:
-                        kept[key] = kept.get(key, 0) + amount
+                    kept[key] = kept.get(key, 0) + amount
             for _, row in delta.changes:
                 self._place(row)
             self._shown.update(delta.shown)

@@ -167,14 +167,17 @@ class Transaction:
                 _add(moved, old.dimensions.account, self._tally.sums_until(old, old.end), -1)
             _add(moved, new.dimensions.account, self._tally.sums_until(new, new.end, self._terms), 1)
         self._know_accounts(moved)
+        # A sum that comes back to zero keeps its row; a change of zero writes none.
+        moved = {
+            account: {key: more for key, more in sums.items() if more} for account, sums in moved.items()
+        }
         known: list[dict[str, Any]] = []
         fresh: list[dict[str, Any]] = []
         for account, sums in moved.items():
             for (month, condition), amount in sums.items():
                 row = {"account_id": self._found[account], "month": month, "condition": condition}
-                if amount:
-                    there = self._tally.has_total(account, month, condition)
-                    (known if there else fresh).append(row | {"gpu_seconds": amount})
+                there = self._tally.has_total(account, month, condition)
+                (known if there else fresh).append(row | {"gpu_seconds": amount})
         add_to(self._connection, totals, known, fresh)
         self._step("totals")
         return moved

@@ -174,6 +174,18 @@ def test_a_pod_that_turns_out_rejected_gives_back_what_its_bind_cut(store):
     assert sums(store) == {("2026-11", USED): 8 * 80}
 
 
+def test_a_sum_that_came_back_to_zero_goes_on_after_a_restart(store, tmp_path):
+    store.commit([ended("a", T, T + 90)])
+    store.commit([held("b", T)])  # bound in the same second: it has all of it
+    assert sums(store)["2026-11", USED] == 0
+    store.close()
+    again = a_store(tmp_path)
+    again.open()
+    again.commit([ended("b", T, T, reason=EndReason.REJECTED)])
+    assert sums(again) == {("2026-11", USED): 8 * 90}
+    again.close()
+
+
 def test_months_are_summed_again_when_a_zone_is_set_otherwise(tmp_path):
     store = a_store(tmp_path, now=T)
     store.open()
