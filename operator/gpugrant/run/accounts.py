@@ -23,7 +23,8 @@ class World(Protocol):
     resources: frozenset[str]
 
 
-_known: dict[Dimensions, Dimensions] = {}
+_known: dict[Dimensions, Dimensions] = {}  # many pods share theirs
+_MOST_KNOWN = 50_000
 
 
 def dimensions_of(world: World, pod: Pod) -> Dimensions | None:
@@ -57,6 +58,8 @@ def dimensions_of(world: World, pod: Pod) -> Dimensions | None:
         seats=pod.shape.amount(resource),
         server_seats=server.node.seats_installed(resource),
     )
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
     return _known.setdefault(found, found)
 
 

@@ -1,6 +1,7 @@
 """The operator, wired: lease, caches, own kinds, first plan, then the loop, until a signal or a lost lease."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -113,6 +114,7 @@ class Operator:
         """Wait for the lease, look at everything once, then plan and write."""
         begun = time.monotonic()
         await self._lease.acquire()
+        gc.disable()  # what the first look brings stays: searching it for garbage again and again is waste
         self._leading = True
         log.info("leading as %s", self._lease.identity)
         world = self._parts.make_world(Settings())
@@ -140,6 +142,10 @@ class Operator:
         self._check(observer, planner)
         self._spawn("planner", planner.run())
         await planner.planned.wait()
+        # Out of the collector's sight: the cost of an event must not grow with the fleet.
+        gc.collect()
+        gc.freeze()
+        gc.enable()
         log.info("first plan after %.1f s", time.monotonic() - begun)
         await asyncio.Event().wait()
 
