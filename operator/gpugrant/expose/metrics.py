@@ -1,7 +1,7 @@
 """All of gpugrant's metrics, straight from the ledger's sums and the planner's figures.
 
 Nothing is counted here: a scrape reads two values and renders them, so a restarted operator shows the same
-sums at once. GPU-seconds are integers far below 2^53, which the text format's floats carry exactly.
+sums at once. GPU-seconds are integers far below 2^53, so that a scraper's floats carry them exactly.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -9,11 +9,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from gpugrant.expose.admission import AdmissionWaits
 from gpugrant.expose.figures import Figures, GrantFigures, ShareFigures
+from gpugrant.expose.text import CONTENT_TYPE, write_page
 from gpugrant.meter.facts import Account, Condition, Owner
 from gpugrant.meter.meter import LedgerHealth
 from gpugrant.meter.tally import Reading, Tally
@@ -63,9 +63,9 @@ class Metrics(Collector):
 
 
 def render(registry: CollectorRegistry, accept: str = "") -> tuple[bytes, str]:
-    """Return the page and its content type, in the format the scraper asks for."""
-    encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+    """Return the page and its content type: the text format, whatever else the scraper would take."""
+    del accept
+    return write_page(registry.collect()), CONTENT_TYPE
 
 
 # -- from the ledger -------------------------------------------------------------------------------

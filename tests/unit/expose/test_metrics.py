@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpugrant.expose.admission import AdmissionWaits
@@ -137,6 +137,30 @@ def test_integers_come_out_exactly(store, amount):
     store.commit([ended("a", T, T + 1, a_place(seats=amount))])
     labels = {**OF_GRANT, "owner": "grant", "condition": "Used"}
     assert value(page(store), "gpugrant_gpu_seconds_total", **labels) == amount
+
+
+def test_integers_are_written_as_integers(store):
+    store.commit([ended("a", T, T + 1, a_place(seats=12_345_678_901))])
+    assert '{programme="purchase-2025",' in page(store)
+    assert "} 12345678901\n" in page(store)
+
+
+def test_the_page_says_the_same_as_the_general_encoder_would(store):
+    odd = WaitingFigures("purchase-2025", "NVIDIA-B200", 'a "quoted" \\ name\nof two lines', "GrantFull", 8)
+    waits = AdmissionWaits()
+    waits.observe(an_account(), 7)
+    store.commit([ended("a", T, T + 200)], T + 300)
+    registry = CollectorRegistry()
+    figures = Figures(shares=FIGURES.shares, grants=FIGURES.grants, waiting=(odd,))
+    registry.register(Metrics(lambda: figures, lambda: store.tally, lambda: HEALTH, waits))
+    ours, theirs = (
+        [
+            (one.name, one.type, one.documentation, one.samples)
+            for one in text_string_to_metric_families(text.decode())
+        ]
+        for text in (render(registry)[0], generate_latest(registry))
+    )
+    assert ours == theirs
 
 
 def test_two_grants_one_after_the_other_under_one_name_are_one_series(store):
