@@ -84,7 +84,8 @@ def run_line(world: World, line: Line, states: list[GrantState], now: int) -> No
     calendar = Calendar(world, pools, line[2])
     accepted: list[GrantState] = []
     for state in sorted(states, key=lambda s: (not s.pool, line_order(s.grant))):
-        state.accepted = judge(world, state, accepted)
+        # What is over stands as it was granted, whoever came since.
+        state.accepted = judge(world, state, accepted if now < state.end else [])
         if state.accepted.ok and now < state.end:
             accepted.append(state)
         if state.shared and state.pool and now < state.end:
@@ -273,4 +274,5 @@ def _give_back(world: World, state: GrantState, surplus: int) -> None:
             server.bookings = [b for b in server.bookings if b.grant != state.grant.uid]
             world.dirty_servers.add(name)
     gone = frozenset(empty[:surplus])
+    state.surplus = len(gone) < surplus
     state.servers = tuple(n for n in state.servers if n not in gone)

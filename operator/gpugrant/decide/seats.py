@@ -22,15 +22,16 @@ class FreeSeats:
     def __contains__(self, name: str) -> bool:
         return name in self._free
 
-    def put(self, name: str, free: int) -> None:
-        """Set how many seats are free on a server."""
+    def put(self, name: str, free: int) -> bool:
+        """Set how many seats are free on a server; say whether it is more than before."""
         old = self._free.get(name)
         if old == free:
-            return
+            return False
         if old is not None:
             self._take(name, old)
         self._free[name] = free
         insort(self._by_free.setdefault(free, []), name)
+        return old is None or free > old
 
     def drop(self, name: str) -> None:
         """Forget a server."""

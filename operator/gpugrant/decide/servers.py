@@ -67,6 +67,7 @@ def _wanted_labels(world: World, server: Server, now: int) -> dict[str, str | No
         if not server.pods or has_grant == owner or _only_own_pods(server, owner):
             if has_fence and fenced_could_bind(world, server):
                 wanted[names.OWN_USE_LABEL] = has_fence
+                world.fence_waits.add(server.name)
             else:
                 wanted[names.GRANT_UID_LABEL] = owner
         # else: occupied by somebody else. The fence goes at once, so that nothing new comes.
@@ -96,7 +97,10 @@ def _still_used(world: World, server: Server, uid: str) -> bool:
     if server.pods:
         return True
     usage = world.usage.get(uid)
-    return bool(usage and any(world.places.get(u, "") in ("", server.name) for u in usage.unbound))
+    if usage and any(world.places.get(u, "") in ("", server.name) for u in usage.unbound):
+        world.leaving.setdefault(uid, set()).add(server.name)
+        return True
+    return False
 
 
 def _shared_may_close(world: World, server: Server, owner: str, now: int) -> bool:

@@ -93,6 +93,7 @@ class GrantState:
     seats: int = 0  # allocated; what may be held
     position: int = 0
     line: tuple[str, str, str] = ("", "", "")
+    surplus: bool = False  # it shrank, and servers it should give back are in use
     seen: tuple[object, ...] = ()  # what the tenant's waiting pods were last judged by
 
     @property

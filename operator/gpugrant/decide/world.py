@@ -99,6 +99,8 @@ class World:
         self.waiting_seats: dict[str, dict[LaneKey, int]] = defaultdict(lambda: defaultdict(int))
         self.used_seconds: dict[str, int] = {}  # by grant uid, from the meter
         self.month_seconds: dict[str, int] = {}
+        self.leaving: dict[str, set[str]] = {}  # grant -> servers it leaves once nothing could bind there
+        self.fence_waits: set[str] = set()  # servers that a grant gets once no fenced pod could come there
         self.tainted: dict[str, set[str]] = defaultdict(set)  # resource -> nodes that carry our taint for it
         self.unlabelled: set[str] = set()
         self.tell_again: set[tuple[str, str, str]] = set()
@@ -380,8 +382,7 @@ class World:
         if server.bucket and server.bucket != key:
             self.buckets[server.bucket].drop(server.name)
         if key:
-            self.buckets[key].put(server.name, self.seats_free(server))
-            if key != server.bucket:
+            if self.buckets[key].put(server.name, self.seats_free(server)):
                 self._more_room(key)
         server.bucket = key
         self._tally(server)
@@ -690,6 +691,13 @@ class World:
     def _usage_changed(self, server: Server) -> None:
         if server.pool:
             self.figures_changed.add(("GpuPool", "", server.pool))
+        label = server.label(names.GRANT_UID_LABEL)
+        for booking in server.bookings:
+            state = self.grants.get(booking.grant)
+            if state and booking.grant != label:  # who waits for this server says what is in the way
+                self.figures_changed.add(("GpuGrant", state.grant.namespace, state.grant.name))
+            if state and state.surplus and not server.pods:
+                self.dirty_lines.add(state.line)
 
     def _count_back(self, uid: str) -> None:
         entry = self.entries.pop(uid, None)
@@ -709,6 +717,8 @@ class World:
                 self._grant_figures(grant)
         elif entry.kind == "fenced":
             self.fenced[entry.tenant].discard(uid)
+            self.dirty_servers |= self.fence_waits
+            self.fence_waits.clear()
             for state in self.pools.values():
                 self._share_may_change(state.pool.name)
         if entry.grant:
@@ -718,6 +728,8 @@ class World:
             else:
                 usage.reserved -= entry.seats
                 usage.unbound.discard(uid)
+                if not usage.unbound:
+                    self.dirty_servers |= self.leaving.pop(entry.grant, set())
             usage.pods.pop(uid, None)
             self._grant_figures(entry.grant)
             self._tenant_waits(entry.tenant)
@@ -729,8 +741,6 @@ class World:
                 self._use(server, pod, -1)
                 self.stand(server)
                 self._usage_changed(server)
-                if server.bucket:
-                    self._more_room(server.bucket)
                 self.dirty_servers.add(server.name)
                 if not server.pods:
                     self._share_may_change(server.pool)
@@ -740,6 +750,8 @@ class World:
                     del self.servers[server.name]
         if entry.gang:
             gang = self.gangs[entry.gang]
+            if entry.kind == "waiting" and len(gang.waiting) + len(gang.living) == gang.size:
+                self.unpark(gang.waiting - {uid})  # not whole any more
             gang.waiting.discard(uid)
             gang.living.discard(uid)
             gang.bound_once.discard(uid)
@@ -845,6 +857,8 @@ class World:
             case WriteServer():
                 self.writing.pop(action.node, None)
                 self._later(action.node)
+                if (server := self.servers.get(action.node)) and server.bucket:
+                    self._more_room(server.bucket)
                 self.dirty_servers.add(action.node)
             case SetStatus():
                 key = (action.kind, action.namespace, action.name)
@@ -908,7 +922,7 @@ def _matters(node: Node) -> tuple[object, ...]:
     return (
         theirs,
         node.unschedulable,
-        node.ready,
+        0 if node.ready else node.ready_since or -1,
         node.capacity,
         node.allocatable,
         node.maintenance,
