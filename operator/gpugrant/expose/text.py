@@ -10,6 +10,14 @@ from prometheus_client.core import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+# The types that this format does not have: what is added to the name, and what they are shown as.
+_SHOWN_AS = {
+    "counter": ("_total", "counter"),
+    "info": ("_info", "gauge"),
+    "stateset": ("", "gauge"),
+    "unknown": ("", "untyped"),
+}
+_WITH_CREATED = ("counter", "histogram", "summary")
 _IN_LABELS = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 _IN_HELP = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
@@ -20,16 +28,17 @@ def write_page(families: Iterable[Metric]) -> bytes:
 
 
 def _lines(family: Metric) -> Iterator[str]:
-    name = f"{family.name}_total" if family.type == "counter" else family.name
-    yield f"# HELP {name} {family.documentation.translate(_IN_HELP)}\n"
-    yield f"# TYPE {name} {family.type}\n"
+    suffix, shown_as = _SHOWN_AS.get(family.type, ("", family.type))
+    yield f"# HELP {family.name}{suffix} {family.documentation.translate(_IN_HELP)}\n"
+    yield f"# TYPE {family.name}{suffix} {shown_as}\n"
     for sample in family.samples:
+        if sample.name.endswith("_created") and shown_as in _WITH_CREATED:
+            continue  # when a series began; a second series for each, which nobody asks for
         labels = ",".join([f'{key}="{value.translate(_IN_LABELS)}"' for key, value in sample.labels.items()])
-        yield (
-            f"{sample.name}{{{labels}}} {_number(sample.value)}\n"
-            if labels
-            else (f"{sample.name} {_number(sample.value)}\n")
-        )
+        if labels:
+            yield f"{sample.name}{{{labels}}} {_number(sample.value)}\n"
+        else:
+            yield f"{sample.name} {_number(sample.value)}\n"
 
 
 def _number(value: float) -> str:

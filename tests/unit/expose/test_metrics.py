@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpugrant.expose.admission import AdmissionWaits
@@ -161,6 +161,20 @@ def test_the_page_says_the_same_as_the_general_encoder_would(store):
         for text in (render(registry)[0], generate_latest(registry))
     )
     assert ours == theirs
+
+
+def test_the_metrics_of_other_parts_are_on_the_same_page_as_prometheus_reads_them():
+    registry = CollectorRegistry()
+    Counter("gpugrant_events", "Events.", ["kind"], registry=registry).labels("pods").inc(3)
+    Histogram("gpugrant_plan_seconds", "Plans.", registry=registry, buckets=(0.001, 1)).observe(0.25)
+    Info("gpugrant_build", "Build.", registry=registry).info({"version": "1"})
+    Gauge("gpugrant_lag_seconds", "Lag.", registry=registry).set(0.000012)
+    text = render(registry)[0].decode()
+    assert value(text, "gpugrant_events_total", kind="pods") == 3
+    assert value(text, "gpugrant_plan_seconds_bucket", le="1.0") == 1
+    assert value(text, "gpugrant_build_info", version="1") == 1
+    assert value(text, "gpugrant_lag_seconds") == 0.000012
+    assert "_created" not in text
 
 
 def test_two_grants_one_after_the_other_under_one_name_are_one_series(store):
