@@ -139,8 +139,12 @@ class Meter:
         if not pod.node and not (pod.finalizer and (pod.ended or pod.deleting)):
             return  # waits, or was released and is not bound yet: holds nothing
         interval = held_interval(pod, self._node_facts(pod.node), self._now())
-        if interval is not None:
-            self._take(pod, interval, None)
+        if interval is None:
+            return
+        if self._is_older_than_the_ledger(pod, interval):
+            self._done[uid] = True
+            return
+        self._take(pod, interval, None)
 
     def pod_gone(self, pod: Pod, at: int, seen: int | None = None) -> None:
         """Take note that a pod's object is gone since ``at``.
@@ -234,6 +238,12 @@ class Meter:
             gone_at=gone[0] if gone else 0,
         )
         self._put(ended, pod if gone is None else None)
+
+    def _is_older_than_the_ledger(self, pod: Pod, interval: Interval) -> bool:
+        """Say whether a pod had ended before there was a ledger: nobody's account then, unless it is ours."""
+        if interval.end is None or pod.finalizer or pod.uid in self._known:
+            return False
+        return interval.end <= self._store.opened_at
 
     def _held(self, pod: Pod, interval: Interval) -> Held | None:
         """Return the fact of a pod's bind: the one it had at bind, if that is still known."""

@@ -165,6 +165,17 @@ def test_two_pods_on_one_seat_the_next_bind_wins_in_whichever_order_they_come(tm
         store.close()
 
 
+def test_two_pods_that_both_seem_to_hold_one_seat_the_next_bind_wins(store, tmp_path):
+    for number in range(3):
+        store.commit([held(f"pod-{number}", T + number * 50)], T + 200)
+    assert rows(tmp_path, f"SELECT uid, held_until - {T} FROM holdings ORDER BY uid") == [
+        ("pod-0", 50),
+        ("pod-1", 100),
+        ("pod-2", None),
+    ]
+    assert sums(store) == {("2026-11", USED): 8 * 200}
+
+
 def test_a_pod_that_turns_out_rejected_gives_back_what_its_bind_cut(store):
     store.commit([held("a", T), held("b", T + 50)], T + 100)
     assert sums(store) == {("2026-11", USED): 8 * 100}
