@@ -84,7 +84,7 @@ class ControlPlane:
 
     def stop(self, *, at_once: bool = False) -> None:
         """End every process of this control plane, and no other."""
-        order = [name for name in reversed(COMPONENTS)]
+        order = list(reversed(COMPONENTS))
         ours = {record.name: record for record in processes.running(self.folder) if record.name in order}
         if at_once:
             processes.stop(self.folder, list(ours.values()), at_once=True)
@@ -223,7 +223,10 @@ _UNTHROTTLED = ["--kube-api-qps=5000", "--kube-api-burst=10000", "--leader-elect
 def _controllers(plane: ControlPlane) -> list[str]:
     folder = plane.folder
     return [
-        f"--kubeconfig={plane.kubeconfig}", *_UNTHROTTLED, "--controllers=*",
+        f"--kubeconfig={plane.kubeconfig}", *_UNTHROTTLED,
+        # It rewrites every node each time the fleet passes 100, 500, 1000 servers, for kubelets that are not there.
+        # The taint of new nodes then comes off late: the node controller gives up on a conflict until the next event.
+        "--controllers=*,-ttl-controller",
         f"--service-account-private-key-file={folder / 'sa.key'}", f"--root-ca-file={plane.ca_file}",
         f"--node-monitor-grace-period={_LEASE_SECONDS + 300}s",
         "--concurrent-job-syncs=10", "--concurrent-gc-syncs=30",

@@ -1,6 +1,7 @@
 """Keys, certificates and tokens of one control plane, made anew for each, valid for a month."""
 
-import datetime
+import base64
+import datetime as dt
 import ipaddress
 import secrets
 from pathlib import Path
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 ADMIN = "platform-engineer"
-_VALID = datetime.timedelta(days=30)
+_VALID = dt.timedelta(days=30)
 
 
 def write_credentials(folder: Path) -> str:
@@ -35,8 +36,6 @@ def write_credentials(folder: Path) -> str:
 
 def write_kubeconfig(path: Path, server: str, authority: Path, user: str, token: str) -> None:
     """Write a kubeconfig that holds everything it needs in itself, so that it can be copied anywhere."""
-    import base64
-
     config: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -66,7 +65,7 @@ def _certificate(
     issuer_key: ec.EllipticCurvePrivateKey,
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     is_authority = issuer is None
     builder = (
         x509.CertificateBuilder()
@@ -74,7 +73,7 @@ def _certificate(
         .issuer_name(issuer.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + _VALID)
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         # Python's strict verification wants both key identifiers and the authority's key usage.

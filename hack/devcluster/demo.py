@@ -29,7 +29,7 @@ _ONE_TOO_MANY = {
 def demo(run: RunFolder, fleet: Fleet, *, leave: bool) -> int:
     """Run the demo to its end; return 0 only if every promise was seen. Leaves no process behind, however it ends."""
 
-    def _interrupt(number: int, frame: FrameType | None) -> None:
+    def _interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -54,7 +54,8 @@ def demo(run: RunFolder, fleet: Fleet, *, leave: bool) -> int:
 async def _demo(run: RunFolder, fleet: Fleet, *, leave: bool) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     examples = write_examples(ROOT / "examples", run.examples, fleet, datetime.now(UTC).date())
-    console.print(f"examples {'as they fit it' if fleet != whole_fleet() else 'with terms around today'}: {run.examples}")
+    fitted = "as they fit it" if fleet != whole_fleet() else "with terms around today"
+    console.print(f"examples {fitted}: {run.examples}")
     await bring_up(run, fleet, run.examples / "settings.yaml", guarded=True)
     async with client_of(run) as client:
         console.print("applying the examples: pools, tenants, grants, pods …")

@@ -7,6 +7,7 @@ use is not public: here it is fabrics of at most 64 servers, which is what a sin
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -195,8 +196,6 @@ def a_server(name: str, *, provider: str, product: str, fabric: str | None = Non
 
 
 def _now() -> str:
-    from datetime import UTC, datetime
-
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

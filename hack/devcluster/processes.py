@@ -4,6 +4,7 @@ A record is one line in FOLDER/NAME.pid: pid and start time, so that a pid the k
 else is never signalled. `guard` makes a run in the foreground leave nothing behind, even after SIGKILL.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -118,10 +119,8 @@ def stop(folder: Path, records: list[Record], patience: float = 10.0, *, at_once
 
 def _signal(record: Record, number: signal.Signals) -> None:
     if record.runs():
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(record.pid, number)
-        except ProcessLookupError:
-            pass
 
 
 def check(folder: Path, record: Record) -> None:

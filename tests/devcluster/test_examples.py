@@ -4,11 +4,12 @@ from datetime import date
 from pathlib import Path
 
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
 from devcluster.examples import fit, fit_text, write_examples
 from devcluster.fleet import Fleet, scaled, whole_fleet
 from devcluster.runfolder import ROOT
-from hypothesis import given
-from hypothesis import strategies as st
 
 EXAMPLES = ROOT / "examples"
 TODAY = date(2026, 11, 22)

@@ -1,9 +1,10 @@
 """The fleet of fleet.yaml, whole and in proportion."""
 
 import pytest
-from devcluster.fleet import OWN_USE_FABRIC, apportion, nodes, scaled, whole_fleet
 from hypothesis import given
 from hypothesis import strategies as st
+
+from devcluster.fleet import OWN_USE_FABRIC, apportion, nodes, scaled, whole_fleet
 
 WHOLE = whole_fleet()
 KINDS = sum(pool.kinds for pool in WHOLE.pools)
