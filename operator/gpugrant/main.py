@@ -28,10 +28,19 @@ def main() -> None:
 
 @main.command()
 @_KUBECONFIG
-@click.option("--metrics-port", default=names.METRICS_PORT, show_default=True, metavar="N",
-              help="Port of /metrics, /healthz and /readyz.")
-@click.option("--ledger", default="", metavar="URL",
-              help="Where the ledger is kept, as an SQLAlchemy URL, such as sqlite:////var/lib/gpugrant/ledger.db.")
+@click.option(
+    "--metrics-port",
+    default=names.METRICS_PORT,
+    show_default=True,
+    metavar="N",
+    help="Port of /metrics, /healthz and /readyz.",
+)
+@click.option(
+    "--ledger",
+    default="",
+    metavar="URL",
+    help="Where the ledger is kept, as an SQLAlchemy URL, such as sqlite:////var/lib/gpugrant/ledger.db.",
+)
 @click.option("--verbose", is_flag=True, help="Log every detail.")
 def run(kubeconfig: str, metrics_port: int, ledger: str, verbose: bool) -> None:
     """Run the operator until SIGTERM.
@@ -48,8 +57,13 @@ def run(kubeconfig: str, metrics_port: int, ledger: str, verbose: bool) -> None:
 @main.command()
 @click.option("--write", is_flag=True, help="Write the files.")
 @click.option("--check", is_flag=True, help="Fail where a file differs from the models.")
-@click.option("--folder", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="Where the files are. Default: crds/ of the checkout.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Where the files are. Default: crds/ of the checkout.",
+)
 def crds(write: bool, check: bool, folder: Path | None) -> None:
     """Print the CustomResourceDefinitions, or write or check the generated files."""
     from gpugrant.api import crd
@@ -74,7 +88,7 @@ def why(kubeconfig: str, thing: str, namespace: str) -> None:
     from gpugrant.run.asking import Asked, ask
 
     kind, slash, name = thing.partition("/")
-    kinds = {"pod": "Pod", "po": "Pod", "grant": "GpuGrant", "gpugrant": "GpuGrant", "gg": "GpuGrant"}
+    kinds = {"pod": "pod", "po": "pod", "grant": "grant", "gpugrant": "grant", "gg": "grant"}
     if not slash or kind.lower() not in kinds:
         raise click.UsageError("name what you ask about as pod/NAME or grant/NAME")
     _print(ask(kubeconfig, Asked("why", kinds[kind.lower()], namespace, name)))
@@ -91,8 +105,15 @@ def status(kubeconfig: str) -> None:
 
 @main.command()
 @_KUBECONFIG
-@click.option("-f", "--filename", "file", required=True, type=click.Path(exists=True, path_type=Path),
-              metavar="FILE", help="YAML with pools, quotas, grants, namespaces or pods.")
+@click.option(
+    "-f",
+    "--filename",
+    "file",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE",
+    help="YAML with pools, quotas, grants, namespaces or pods.",
+)
 def preview(kubeconfig: str, file: Path) -> None:
     """Say what would be decided if the objects of FILE were applied. Writes nothing."""
     from gpugrant.run.asking import Asked, ask

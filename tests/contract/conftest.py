@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 
 import pytest
+
 from devcluster.client import KubeClient
 from devcluster.controlplane import ControlPlane
-
 from gpugrant import names
 from gpugrant.observe.client import Client
 from gpugrant.observe.credentials import Credentials

@@ -8,7 +8,7 @@ import itertools
 import json
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -43,7 +43,7 @@ class FakeApi:
         self._uids = itertools.count(1)
         self._runner: web.AppRunner | None = None
 
-    async def __aenter__(self) -> "FakeApi":
+    async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -65,10 +65,12 @@ class FakeApi:
         self.version += 1
         old = known.get(f"{namespace}/{name}")
         metadata = {
-            "uid": f"uid-{next(self._uids)}", "creationTimestamp": "2026-11-01T00:00:00Z",
+            "uid": f"uid-{next(self._uids)}",
+            "creationTimestamp": "2026-11-01T00:00:00Z",
             **(old["metadata"] if old else {}),
             **fields.pop("metadata", {}),
-            "name": name, "resourceVersion": str(self.version),
+            "name": name,
+            "resourceVersion": str(self.version),
         }
         if namespace:
             metadata["namespace"] = namespace
@@ -163,7 +165,11 @@ class FakeApi:
                 await response.write(line)
 
     def _lines(self, path: str, seen: int) -> list[bytes]:
-        return [_line(change, body) for version, change, where, body in self._log if version > seen and where == path]
+        return [
+            _line(change, body)
+            for version, change, where, body in self._log
+            if version > seen and where == path
+        ]
 
     @staticmethod
     def _cut(request: web.Request) -> None:
@@ -194,7 +200,9 @@ class FakeApi:
                 if body["metadata"]["name"] == name and _namespace(body) in ("", collection.split("/")[-2]):
                     return web.json_response(body)
         if request.method == "POST":
-            return web.json_response({"metadata": {"name": "new", "uid": "u", "resourceVersion": "1"}}, status=201)
+            return web.json_response(
+                {"metadata": {"name": "new", "uid": "u", "resourceVersion": "1"}}, status=201
+            )
         return _status(404, "NotFound", f"{request.path} not found")
 
 

@@ -47,9 +47,7 @@ class Mirror:
 
     def knows(self, api: FakeApi) -> bool:
         """Say whether it equals the truth: the same pods, each as it is now."""
-        truth = {
-            body["metadata"]["uid"]: body["status"]["phase"] for body in api.objects[PATH].values()
-        }
+        truth = {body["metadata"]["uid"]: body["status"]["phase"] for body in api.objects[PATH].values()}
         return truth == {uid: pod.phase for uid, pod in self.pods.items()}
 
 
@@ -61,7 +59,11 @@ class Watched:
 
     async def pod(self, name: str, phase: str = "Pending", **metadata: object) -> None:
         await self.api.put(
-            PATH, name, "ns", spec={"containers": []}, status={"phase": phase},
+            PATH,
+            name,
+            "ns",
+            spec={"containers": []},
+            status={"phase": phase},
             metadata={"labels": {"gpugrant.io/gpu": "true"}, **metadata},
         )
 

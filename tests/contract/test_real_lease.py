@@ -4,11 +4,11 @@ import asyncio
 import json
 
 import pytest
-from devcluster.client import KubeClient
 
+from devcluster.client import KubeClient
 from gpugrant import names
 from gpugrant.observe.client import Client
-from gpugrant.run.lease import Lease, LeaseLost
+from gpugrant.run.lease import Lease, LeaseLostError
 
 PATH = f"/apis/coordination.k8s.io/v1/namespaces/{names.SYSTEM_NAMESPACE}/leases/{names.LEASE}"
 
@@ -57,7 +57,7 @@ async def test_a_leader_that_sees_another_holder_has_lost(operator_client: Clien
     lease = Lease(operator_client, "a", 3)
     assert await _soon(lease, 2)
     await admin.patch(PATH, {"spec": {"holderIdentity": "b"}})
-    with pytest.raises(LeaseLost, match="b has taken the lease"):
+    with pytest.raises(LeaseLostError, match="b has taken the lease"):
         async with asyncio.timeout(10):
             await lease.keep(lambda: None, lambda: None)
 

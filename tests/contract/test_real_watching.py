@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from devcluster.client import KubeClient
-from devcluster.controlplane import ControlPlane
-from devcluster.install import install
 from prometheus_client import CollectorRegistry
 
 from contract.recorder import Recorder
+from devcluster.client import KubeClient
+from devcluster.controlplane import ControlPlane
+from devcluster.install import install
 from gpugrant import names
 from gpugrant.model.objects import Pool
 from gpugrant.observe.client import Client
@@ -77,7 +77,10 @@ async def watched(own_control_plane: ControlPlane) -> AsyncIterator[Watched]:
             facts = Facts()
             told: list[tuple[str, str]] = []
             observer = Observer(
-                client, facts, CollectorRegistry(), lambda: 0,
+                client,
+                facts,
+                CollectorRegistry(),
+                lambda: 0,
                 settings_told=lambda text, settings, digest, message: told.append((digest, message)),
             )
             tasks = [asyncio.create_task(loop) for loop in observer.loops()]
@@ -108,7 +111,10 @@ async def test_nodes_and_pools_are_followed_over_the_death_of_the_api_server(wat
 async def test_a_sweep_drops_what_kopf_did_not_see_go(watched: Watched) -> None:
     await watched.admin.create(_pool("one"))
     await watched.until(lambda: "one" in watched.facts.pools)
-    ghost = {**_pool("ghost"), "metadata": {"name": "ghost", "uid": "u-ghost", "resourceVersion": "1", "generation": 1}}
+    ghost = {
+        **_pool("ghost"),
+        "metadata": {"name": "ghost", "uid": "u-ghost", "resourceVersion": "1", "generation": 1},
+    }
     watched.observer.own.feed("GpuPool", ghost)
     assert "ghost" in watched.facts.pools
     watched.observer.own.want_sweep("GpuPool")
@@ -118,7 +124,9 @@ async def test_a_sweep_drops_what_kopf_did_not_see_go(watched: Watched) -> None:
 async def test_a_bad_version_of_the_settings_is_refused_and_the_last_good_one_stays(watched: Watched) -> None:
     def settings(text: str) -> dict[str, Any]:
         return {
-            "apiVersion": "v1", "kind": "ConfigMap", "data": {names.SETTINGS_KEY: text},
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "data": {names.SETTINGS_KEY: text},
             "metadata": {"name": names.SETTINGS_CONFIGMAP, "namespace": names.SYSTEM_NAMESPACE},
         }
 
@@ -126,7 +134,7 @@ async def test_a_bad_version_of_the_settings_is_refused_and_the_last_good_one_st
     await watched.until(lambda: bool(watched.facts.settings))
     await watched.admin.apply(settings("bindTimeoutSeconds: soon"))
     async with asyncio.timeout(20):
-        while len(watched.told) < 2:
+        while len(watched.told) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert "bindTimeoutSeconds" in watched.told[1][1]
     assert [one.bind_timeout_seconds for one in watched.facts.settings] == [7]

@@ -1,15 +1,15 @@
-"""Every write of ours against a real API server, as the operator's service account, with all policies in place."""
+"""Every write of ours against a real API server, as the operator's service account, with all policies."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from cluster_kit.world import World
-from devcluster.client import KubeClient
 from prometheus_client import CollectorRegistry
 
+from cluster_kit.world import World
 from contract.recorder import Recorder
+from devcluster.client import KubeClient
 from gpugrant import names
 from gpugrant.act.writer import Writer
 from gpugrant.decide.actions import EvictPod, ExplainPod, LabelPod, ReleasePod, SetStatus, WriteServer
@@ -39,11 +39,19 @@ class Hands:
         """Make a tenant's GPU pod and return it as observed: gated."""
         metadata: dict[str, Any] = {"name": self.world.name("pod"), "namespace": self.namespace}
         metadata |= spec.pop("metadata", {})
-        container = {"name": "c", "image": "registry.example/x:1", "resources": {"limits": {"nvidia.com/gpu": "1"}}}
-        await self.world.make({
-            "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
-            "spec": {"containers": [container], "restartPolicy": "Never", **spec},
-        })
+        container = {
+            "name": "c",
+            "image": "registry.example/x:1",
+            "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        }
+        await self.world.make(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": metadata,
+                "spec": {"containers": [container], "restartPolicy": "Never", **spec},
+            }
+        )
         return await self.until(metadata["name"], lambda pod: pod is not None)
 
     async def until(self, name: str, holds: Any, seconds: float = 30) -> Pod:
@@ -60,9 +68,18 @@ class Hands:
 
     def release(self, pod: Pod) -> ReleasePod:
         return ReleasePod(
-            pod.uid, pod.namespace, pod.name, "eval", "11111111-2222", self.server,
-            (("kubernetes.io/hostname", self.server), ("gpugrant.io/share", "Public")), "nvidia.com/gpu",
-            True, False, 1_795_000_000, "grant eval, after 4 s",
+            pod.uid,
+            pod.namespace,
+            pod.name,
+            "eval",
+            "11111111-2222",
+            self.server,
+            (("kubernetes.io/hostname", self.server), ("gpugrant.io/share", "Public")),
+            "nvidia.com/gpu",
+            True,
+            False,
+            1_795_000_000,
+            "grant eval, after 4 s",
         )
 
     async def carry_out(self, *actions: Any) -> list[str]:
@@ -74,7 +91,7 @@ class Hands:
 
     async def written(self) -> None:
         async with asyncio.timeout(30):
-            while not self.writer.idle:
+            while not self.writer.idle:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
@@ -135,10 +152,16 @@ async def test_another_pod_of_the_same_name_is_not_touched(hands: Hands) -> None
     manifest = await hands.admin.get(path)
     await hands.admin.delete(path, grace_seconds=0)
     await hands.admin.wait_gone(path)
-    await hands.admin.create({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod.name, "namespace": pod.namespace},
-        "spec": {"containers": [{"name": "c", "image": "x", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]},
-    })
+    await hands.admin.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": pod.name, "namespace": pod.namespace},
+            "spec": {
+                "containers": [{"name": "c", "image": "x", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]
+            },
+        }
+    )
     (error,) = await hands.carry_out(hands.release(pod))
     assert error.startswith("422")
     other = await hands.admin.get(path)
@@ -166,7 +189,9 @@ async def _events(hands: Hands, pod: Pod, reason: str) -> list[dict[str, Any]]:
     async with asyncio.timeout(10):
         while True:
             found = await hands.admin.list(f"/api/v1/namespaces/{pod.namespace}/events")
-            ours = [one for one in found if one["reason"] == reason and one["involvedObject"]["uid"] == pod.uid]
+            ours = [
+                one for one in found if one["reason"] == reason and one["involvedObject"]["uid"] == pod.uid
+            ]
             if ours:
                 return ours
             await asyncio.sleep(0.05)
@@ -177,11 +202,14 @@ async def test_a_budget_of_disruptions_holds_until_force(hands: Hands) -> None:
         metadata={"labels": {"app": "x"}, "annotations": {names.RUN_SECONDS_ANNOTATION: "3600"}},
         terminationGracePeriodSeconds=10**9,
     )
-    await hands.world.make({
-        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
-        "metadata": {"name": "never", "namespace": hands.namespace},
-        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "x"}}},
-    })
+    await hands.world.make(
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": "never", "namespace": hands.namespace},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "x"}}},
+        }
+    )
     await hands.carry_out(hands.release(pod))
     running = await hands.until(pod.name, lambda seen: seen.phase == "Running")
     hands.writer.strip_finalizer(running)
@@ -189,7 +217,9 @@ async def test_a_budget_of_disruptions_holds_until_force(hands: Hands) -> None:
     gentle = EvictPod(pod.uid, pod.namespace, pod.name, 5, False, "Evicting", "the grant ends")
     (error,) = await hands.carry_out(gentle)
     assert "disruption budget" in error
-    assert await hands.carry_out(EvictPod(pod.uid, pod.namespace, pod.name, 5, True, "Evicting", "over")) == []
+    assert (
+        await hands.carry_out(EvictPod(pod.uid, pod.namespace, pod.name, 5, True, "Evicting", "over")) == []
+    )
     gone = await hands.until(pod.name, lambda seen: seen is None or seen.deleting)
     assert gone is None or gone.deleting - 1_700_000_000 < 10**9
 
@@ -197,15 +227,21 @@ async def test_a_budget_of_disruptions_holds_until_force(hands: Hands) -> None:
 async def test_taints_and_labels_of_others_stay(hands: Hands) -> None:
     node = f"/api/v1/nodes/{hands.server}"
     before = await hands.admin.get(node)
-    assert await hands.carry_out(
-        WriteServer(hands.server, ((names.POOL_LABEL, "p"), (names.GRANT_UID_LABEL, "u")), ("rebellions.ai/ATOM",))
-    ) == []
+    assert (
+        await hands.carry_out(
+            WriteServer(
+                hands.server, ((names.POOL_LABEL, "p"), (names.GRANT_UID_LABEL, "u")), ("rebellions.ai/ATOM",)
+            )
+        )
+        == []
+    )
     with_ours = await hands.admin.get(node)
     # A controller adds its own behind our back; then ours goes.
     theirs = {"key": "node.example.org/busy", "effect": "NoExecute"}
     await hands.admin.patch(node, {"spec": {"taints": [theirs, *with_ours["spec"]["taints"]]}})
-    drop = WriteServer(hands.server, ((names.POOL_LABEL, None), (names.GRANT_UID_LABEL, None)), (),
-                       ("rebellions.ai/ATOM",))
+    drop = WriteServer(
+        hands.server, ((names.POOL_LABEL, None), (names.GRANT_UID_LABEL, None)), (), ("rebellions.ai/ATOM",)
+    )
     assert await hands.carry_out(drop) == []
     after = await hands.admin.get(node)
     assert after["metadata"]["labels"] == before["metadata"]["labels"]
@@ -218,11 +254,18 @@ async def test_taints_and_labels_of_others_stay(hands: Hands) -> None:
 
 
 async def test_a_status_is_brought_to_what_is_wanted(hands: Hands) -> None:
-    grant = await hands.world.make({
-        "apiVersion": names.API_VERSION, "kind": "GpuGrant",
-        "metadata": {"name": hands.world.name("grant"), "namespace": hands.namespace},
-        "spec": {"gpuType": "NVIDIA-B200", "gpus": 8, "term": {"start": "2026-01-01", "end": "2030-01-01"}},
-    })
+    grant = await hands.world.make(
+        {
+            "apiVersion": names.API_VERSION,
+            "kind": "GpuGrant",
+            "metadata": {"name": hands.world.name("grant"), "namespace": hands.namespace},
+            "spec": {
+                "gpuType": "NVIDIA-B200",
+                "gpus": 8,
+                "term": {"start": "2026-01-01", "end": "2030-01-01"},
+            },
+        }
+    )
     await hands.observer.own.sweep("GpuGrant")
     meta = grant["metadata"]
     first = {"usage": {"held": 3, "waiting": 1}, "positionInLine": 2}

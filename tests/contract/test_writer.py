@@ -18,8 +18,13 @@ from gpugrant.observe.observer import SETTINGS, Observer
 
 OWN = f"/apis/{names.API_VERSION}"
 COLLECTIONS = (
-    "/api/v1/pods", "/api/v1/nodes", "/api/v1/namespaces", SETTINGS.path,
-    f"{OWN}/gpupools", f"{OWN}/tenantquotas", f"{OWN}/gpugrants",
+    "/api/v1/pods",
+    "/api/v1/nodes",
+    "/api/v1/namespaces",
+    SETTINGS.path,
+    f"{OWN}/gpupools",
+    f"{OWN}/tenantquotas",
+    f"{OWN}/gpugrants",
 )
 
 
@@ -34,8 +39,20 @@ class Writing:
         return next(pod.uid for pod in self.observer.pods.items() if pod.name == name)
 
     def release(self, name: str) -> ReleasePod:
-        return ReleasePod(self.uid(name), "ns", name, "g", "gu", "n", (("k", "v"),), "nvidia.com/gpu", True, False,
-                          1_000, "released")
+        return ReleasePod(
+            self.uid(name),
+            "ns",
+            name,
+            "g",
+            "gu",
+            "n",
+            (("k", "v"),),
+            "nvidia.com/gpu",
+            True,
+            False,
+            1_000,
+            "released",
+        )
 
     def explain(self, name: str, words: str) -> ExplainPod:
         return ExplainPod(self.uid(name), "ns", name, words)
@@ -52,12 +69,14 @@ class Writing:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
-            while not holds():
+            while not holds():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     def written(self) -> list[str]:
         """Return what was written in order: method and the end of the path."""
-        return [f"{method} {path.removeprefix('/api/v1/namespaces/ns/')}" for method, path, _ in self.api.writes]
+        return [
+            f"{method} {path.removeprefix('/api/v1/namespaces/ns/')}" for method, path, _ in self.api.writes
+        ]
 
 
 @pytest.fixture
@@ -67,10 +86,22 @@ async def writing() -> AsyncIterator[Writing]:
             api.objects[path] = {}
         for name in ("a", "b", "c", "d", "e", "f"):
             gated = {"schedulingGates": [{"name": names.GATE}], "terminationGracePeriodSeconds": 10**9}
-            await api.put("/api/v1/pods", name, "ns", spec=gated, status={"phase": "Pending"},
-                          metadata={"labels": {names.GPU_LABEL: "true"}})
-        await api.put("/api/v1/pods", "bound", "ns", spec={"nodeName": "n", "terminationGracePeriodSeconds": 10**9},
-                      status={"phase": "Running"}, metadata={"labels": {names.GPU_LABEL: "true"}})
+            await api.put(
+                "/api/v1/pods",
+                name,
+                "ns",
+                spec=gated,
+                status={"phase": "Pending"},
+                metadata={"labels": {names.GPU_LABEL: "true"}},
+            )
+        await api.put(
+            "/api/v1/pods",
+            "bound",
+            "ns",
+            spec={"nodeName": "n", "terminationGracePeriodSeconds": 10**9},
+            status={"phase": "Running"},
+            metadata={"labels": {names.GPU_LABEL: "true"}},
+        )
         await api.put("/api/v1/nodes", "n", spec={}, status={}, metadata={"labels": {"a": "b"}})
         await api.put(f"{OWN}/gpugrants", "g", "ns", spec={})
         async with Client(Credentials(api.url, None)) as client:
@@ -105,18 +136,22 @@ async def test_no_more_writes_in_flight_than_allowed(writing: Writing) -> None:
 
 async def test_releases_go_before_servers_statuses_words_and_figures(writing: Writing) -> None:
     writing.writer.pause()
-    writing.writer.submit([
-        writing.status(urgent=False, usage={"held": 1}),
-        writing.explain("a", "no room"),
-        WriteServer("n", (("x", "y"),)),
-        writing.release("b"),
-    ])
+    writing.writer.submit(
+        [
+            writing.status(urgent=False, usage={"held": 1}),
+            writing.explain("a", "no room"),
+            WriteServer("n", (("x", "y"),)),
+            writing.release("b"),
+        ]
+    )
     assert not writing.api.writes
     writing.writer._limit = 1
     writing.writer.resume()
     await writing.until_idle()
     assert writing.written() == [
-        "PATCH pods/b", "PATCH /api/v1/nodes/n", "PATCH pods/a",
+        "PATCH pods/b",
+        "PATCH /api/v1/nodes/n",
+        "PATCH pods/a",
         f"PATCH {OWN}/namespaces/ns/gpugrants/g/status",
     ]
 
@@ -197,7 +232,9 @@ async def test_a_gated_pod_is_never_evicted(writing: Writing) -> None:
     [(False, ["POST pods/bound/eviction"]), (True, ["POST pods/bound/eviction", "DELETE pods/bound"])],
     ids=["before the deadline: told, and no more", "at the deadline: DELETE"],
 )
-async def test_a_disruption_budget_delays_but_does_not_save(writing: Writing, force: bool, then: list[str]) -> None:
+async def test_a_disruption_budget_delays_but_does_not_save(
+    writing: Writing, force: bool, then: list[str]
+) -> None:
     writing.api.disruption_budget = True
     writing.writer.submit([writing.evict("bound", force=force)])
     await writing.until_idle()

@@ -41,7 +41,10 @@ def event(about: About, reason: str, message: str, at: int, *, warning: bool = F
     """Return the body of an Event."""
     where = about.namespace or "default"
     involved: dict[str, Any] = {
-        "apiVersion": about.api_version, "kind": about.kind, "name": about.name, "uid": about.uid,
+        "apiVersion": about.api_version,
+        "kind": about.kind,
+        "name": about.name,
+        "uid": about.uid,
     }
     if about.namespace:
         involved["namespace"] = about.namespace

@@ -19,7 +19,7 @@ Operation = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 
 
-class Stale(Exception):
+class StaleError(Exception):
     """What is known of the object does not go with what is wanted: decide again."""
 
 
@@ -60,10 +60,10 @@ def _add_keys(path: str, exists: bool, values: dict[str, str]) -> list[Operation
 def release(pod: Pod, action: ReleasePod) -> bytes:
     """Return the one JSON patch that takes the gate off and says where the pod may run.
 
-    Raises Stale where the pod is no longer as the decision took it: ours must be the last gate left.
+    Raises StaleError where the pod is no longer as the decision took it: ours must be the last gate left.
     """
     if pod.uid != action.uid or pod.gates != (names.GATE,) or pod.deleting:
-        raise Stale(f"pod {pod.key} has gates {list(pod.gates)}, deleting {bool(pod.deleting)}")
+        raise StaleError(f"pod {pod.key} has gates {list(pod.gates)}, deleting {bool(pod.deleting)}")
     annotations = {
         names.GRANT_UID_ANNOTATION: action.grant_uid,
         names.RELEASED_AT_ANNOTATION: stamp(action.at),

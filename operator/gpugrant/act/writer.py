@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from gpugrant import names
 from gpugrant.act import patches, policies
 from gpugrant.act.events import About, Events
-from gpugrant.act.patches import Stale
+from gpugrant.act.patches import StaleError
 from gpugrant.act.queue import FIGURES, Key, Queue, StripFinalizer, Work, key_of, urgency_of
 from gpugrant.decide.actions import (
     Action,
@@ -56,18 +56,30 @@ class Known(Protocol):
     changed: asyncio.Event
     own: OwnKinds
 
-    def pod(self, uid: str) -> Pod | None: ...
-    def node(self, name: str) -> Node | None: ...
-    def feed_pod(self, uid: str, body: bytes) -> None: ...
-    def feed_node(self, body: bytes) -> None: ...
-    def pod_gone(self, uid: str) -> None: ...
+    def pod(self, uid: str) -> Pod | None:
+        """Return a GPU pod as it is known now."""
+
+    def node(self, name: str) -> Node | None:
+        """Return a node as it is known now."""
+
+    def feed_pod(self, uid: str, body: bytes) -> None:
+        """Take in the answer to a write on a pod."""
+
+    def feed_node(self, body: bytes) -> None:
+        """Take in the answer to a write on a node."""
+
+    def pod_gone(self, uid: str) -> None:
+        """Take note that a pod's object is gone; seen: until when it was watched."""
 
 
 class Outcome(Protocol):
     """Who decided, and wants to know what became of it."""
 
-    def confirm(self, action: Action) -> None: ...
-    def forget(self, action: Action, error: str = "") -> None: ...
+    def confirm(self, action: Action) -> None:
+        """Take that a write succeeded."""
+
+    def forget(self, action: Action, error: str = "") -> None:
+        """Take that a write failed or was dropped."""
 
 
 class Writer:
@@ -94,7 +106,9 @@ class Writer:
         self._figures_later: dict[Key, SetStatus] = {}
         self.events = Events(client, registry, lambda: self._queue.urgent > 0)
         self._writes = Counter(
-            "gpugrant_writes", "Writes to the API server, by kind and result.", ["kind", "result"],
+            "gpugrant_writes",
+            "Writes to the API server, by kind and result.",
+            ["kind", "result"],
             registry=registry,
         )
         self._seconds = Histogram(
@@ -189,7 +203,7 @@ class Writer:
             self._writes.labels(kind, refusal.reason or str(refusal.status)).inc()
             if refusal.status == 404 and key[0] == "pod":
                 self._known.pod_gone(key[1])
-        except Stale as stale:
+        except StaleError as stale:
             error = str(stale)
             self._writes.labels(kind, "stale").inc()
         except Exception as fault:  # a fault in one write must not stop the others
@@ -205,8 +219,7 @@ class Writer:
         if isinstance(work, StripFinalizer):
             if error and self._known.pod(work[0]) is not None:
                 log.warning("finalizer of %s/%s stays for now: %s", work[1], work[2], error)
-                loop = asyncio.get_running_loop()
-                loop.call_later(_STRIP_AGAIN_SECONDS, lambda: (self._add(work), self._pump()))
+                asyncio.get_running_loop().call_later(_STRIP_AGAIN_SECONDS, self._strip_again, work)
             return
         if error:
             log.info("%s refused: %s", key_of(work), error)
@@ -214,6 +227,10 @@ class Writer:
         else:
             self._outcome.confirm(work)
         self._known.changed.set()
+
+    def _strip_again(self, work: StripFinalizer) -> None:
+        self._add(work)
+        self._pump()
 
     async def _write(self, work: Work) -> bool:
         """Do one write; say whether there was anything to write."""
@@ -251,7 +268,7 @@ class Writer:
     async def _explain(self, action: ExplainPod) -> bool:
         pod = self._pod(action.uid)
         if names.GATE not in pod.gates:
-            raise Stale(f"pod {pod.key} no longer waits")
+            raise StaleError(f"pod {pod.key} no longer waits")
         if pod.waiting == action.message:
             return False
         body = patches.explain(action.uid, action.message)
@@ -263,7 +280,7 @@ class Writer:
     async def _evict(self, action: EvictPod) -> bool:
         pod = self._pod(action.uid)
         if names.GATE in pod.gates:
-            raise Stale(f"pod {pod.key} is gated: it holds nothing, and its Job would count a failure")
+            raise StaleError(f"pod {pod.key} is gated: it holds nothing, and its Job would count a failure")
         path = _pod_path(pod.namespace, pod.name)
         try:
             await self._client.post(f"{path}/eviction", patches.eviction(pod, action))
@@ -300,7 +317,7 @@ class Writer:
     def _pod(self, uid: str) -> Pod:
         pod = self._known.pod(uid)
         if pod is None:
-            raise Stale(f"pod {uid} is gone")
+            raise StaleError(f"pod {uid} is gone")
         return pod
 
     # -- servers, our own kinds, policies ------------------------------------------------------------
@@ -308,7 +325,7 @@ class Writer:
     async def _server(self, action: WriteServer) -> bool:
         node = self._known.node(action.node)
         if node is None:
-            raise Stale(f"node {action.node} is gone")
+            raise StaleError(f"node {action.node} is gone")
         path = f"/api/v1/nodes/{action.node}"
         for again in (True, False):
             body = patches.server(node, action)
@@ -328,7 +345,7 @@ class Writer:
     async def _status(self, action: SetStatus) -> bool:
         known = self._known.own.get(action.kind, action.uid)
         if known is None:
-            raise Stale(f"{action.kind} {action.namespace}/{action.name} is gone")
+            raise StaleError(f"{action.kind} {action.namespace}/{action.name} is gone")
         body = patches.status(known.status, action)
         if body is None:
             return False
@@ -364,7 +381,9 @@ class Writer:
                 continue
             if patch:
                 await self._client.patch(path, msgspec.json.encode(patch))
-                log.info("admission policy %s: resources %s, exempt %s", name, action.resources, action.exempt)
+                log.info(
+                    "admission policy %s: resources %s, exempt %s", name, action.resources, action.exempt
+                )
                 wrote = True
         return wrote
 

@@ -92,8 +92,13 @@ class Adoption:
         self._overhead = use
         self._looked_for = wanted
 
-    def _look(self, item: msgspec.Raw, wanted: frozenset[str], use: dict[str, tuple[int, int]],
-              found: dict[str, Pod]) -> None:
+    def _look(
+        self,
+        item: msgspec.Raw,
+        wanted: frozenset[str],
+        use: dict[str, tuple[int, int]],
+        found: dict[str, Pod],
+    ) -> None:
         try:
             it = _decode_pod(item)
             if names.GPU_LABEL in (it.metadata.labels or {}):
@@ -106,7 +111,7 @@ class Adoption:
             if it.spec.node_name and not ended:
                 cpu, memory = use.get(it.spec.node_name, (0, 0))
                 use[it.spec.node_name] = (cpu + asked.get("cpu", 0), memory + asked.get("memory", 0))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (one bad pod must not take down the others)
             log.error("a pod of the unfiltered list does not parse: %s", error)
 
     async def run(self) -> None:

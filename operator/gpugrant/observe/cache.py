@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from gpugrant.observe import raw
-from gpugrant.observe.client import SILENCE_SECONDS, ApiError, Client, Silent, parse_status
+from gpugrant.observe.client import SILENCE_SECONDS, ApiError, Client, SilentError, parse_status
 from gpugrant.observe.health import CacheHealth
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,14 @@ class _Held(msgspec.Struct, Generic[T], gc=False):
 class Cache(Generic[T]):
     """The held objects of one kind, kept equal to the API server's by ``run()``."""
 
-    def __init__(self, client: Client, kind: Kind[T], receiver: Receiver[T], health: CacheHealth,
-                 silence: float = SILENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        client: Client,
+        kind: Kind[T],
+        receiver: Receiver[T],
+        health: CacheHealth,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
         self.kind = kind
         self.synced = asyncio.Event()
         self._client = client
@@ -105,7 +111,7 @@ class Cache(Generic[T]):
                     await self._relist()
                 await self._watch()
                 failures = 0
-            except Silent:
+            except SilentError:
                 # Normal where a kind does not change: not every API server sends bookmarks then.
                 log.debug("%s: silence, connecting again", self.kind.name)
                 failures = 0
@@ -225,12 +231,14 @@ class Cache(Generic[T]):
             return  # an old event of an object that is gone, or has been replaced
         try:
             projected = self.kind.project(item)
-        except Exception as error:  # one object that does not parse must not take down the others
+        except Exception as error:  # noqa: BLE001 (one bad object must not take down the others)
             log.error("%s: %s/%s does not parse: %s", self.kind.name, meta.namespace, meta.name, error)
             self._health.unparsed()
             return
         if held is not None and held.uid != meta.uid:
-            self._forget(key, held.version, held.uid, seen=False)  # same name, another object: the old one went unseen
+            self._forget(
+                key, held.version, held.uid, seen=False
+            )  # same name, another object: the old one went unseen
             held = None
         if held is None:
             self._held[key] = _Held(projected, intern(meta.uid), version)

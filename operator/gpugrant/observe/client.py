@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import msgspec
@@ -30,7 +30,9 @@ _LIST_SECONDS = 120.0
 class ApiError(Exception):
     """The API server's answer where it is no success: HTTP status, reason and message of its Status."""
 
-    def __init__(self, status: int, reason: str, message: str, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, details: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         self.reason = reason
@@ -44,14 +46,14 @@ class ApiError(Exception):
         return any(cause.get("reason") == "DisruptionBudget" for cause in causes)
 
 
-class Unreachable(ApiError):
+class UnreachableError(ApiError):
     """No answer came: the connection failed, or it was cut before the answer was whole."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0, "Unreachable", message)
 
 
-class Silent(ApiError):
+class SilentError(ApiError):
     """A watch said nothing for so long that its connection may be dead."""
 
     def __init__(self, message: str) -> None:
@@ -105,12 +107,13 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
         self._paused_until = 0.0
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> Self:
         self._open()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -162,9 +165,17 @@ class Client:
         """Delete an object; ``body`` holds DeleteOptions."""
         return await self.send("DELETE", path, body, JSON)
 
-    async def send(self, method: str, path: str, body: bytes = b"", content_type: str = JSON, *,
-                   params: Mapping[str, str] | None = None, timeout: float = _REQUEST_SECONDS) -> bytes:
-        """Send one request and return the answer's body. Raises ApiError, Unreachable.
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        content_type: str = JSON,
+        *,
+        params: Mapping[str, str] | None = None,
+        seconds: float = _REQUEST_SECONDS,
+    ) -> bytes:
+        """Send one request and return the answer's body. Raises ApiError, UnreachableError.
 
         429 is waited out as the server asks (Retry-After), at most ``_TRIES`` times: it means nothing was
         done. A refusal by a PodDisruptionBudget is a 429 too, but an answer: it is raised at once.
@@ -173,7 +184,7 @@ class Client:
         for attempt in range(_TRIES):
             if self._paused_until > (now := loop.time()):
                 await asyncio.sleep(self._paused_until - now)
-            status, retry_after, answer = await self._once(method, path, body, content_type, params, timeout)
+            status, retry_after, answer = await self._once(method, path, body, content_type, params, seconds)
             if status < 400:
                 return answer
             error = parse_status(answer, status)
@@ -184,46 +195,62 @@ class Client:
             self._paused_until = max(self._paused_until, loop.time() + pause)
         raise AssertionError("unreachable")
 
-    async def _once(self, method: str, path: str, body: bytes, content_type: str,
-                    params: Mapping[str, str] | None, timeout: float) -> tuple[int, float, bytes]:
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        content_type: str,
+        params: Mapping[str, str] | None,
+        seconds: float,
+    ) -> tuple[int, float, bytes]:
         headers = self._headers()
         if body:
             headers["Content-Type"] = content_type
         try:
             async with self._open().request(
-                method, self._url(path, params), data=body or None, headers=headers,
-                timeout=aiohttp.ClientTimeout(total=timeout),
+                method,
+                self._url(path, params),
+                data=body or None,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=seconds),
             ) as response:
                 return response.status, _seconds(response.headers.get("Retry-After")), await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{method} {path}: {type(error).__name__} {error}") from None
+            raise UnreachableError(f"{method} {path}: {type(error).__name__} {error}") from None
 
     # -- collections -------------------------------------------------------------------------------
 
-    async def pages(self, path: str, params: Mapping[str, str] | None = None,
-                    limit: int = PAGE_SIZE) -> AsyncGenerator[Page, None]:
+    async def pages(
+        self, path: str, params: Mapping[str, str] | None = None, limit: int = PAGE_SIZE
+    ) -> AsyncGenerator[Page, None]:
         """Yield the pages of a LIST. A ``continue`` token that has expired is an ApiError with status 410."""
         query = dict(params or {})
         if limit:
             query["limit"] = str(limit)
         while True:
-            body = await self.send("GET", path, params=query, timeout=_LIST_SECONDS)
+            body = await self.send("GET", path, params=query, seconds=_LIST_SECONDS)
             try:
                 listed = _decode_list(body)
             except msgspec.MsgspecError as error:
-                raise Unreachable(f"LIST {path}: {error}") from None
+                raise UnreachableError(f"LIST {path}: {error}") from None
             del body
             yield Page(listed.items or [], listed.metadata.version, listed.metadata.next)
             if not listed.metadata.next:
                 return
             query["continue"] = listed.metadata.next
 
-    async def watch(self, path: str, params: Mapping[str, str], silence: float = SILENCE_SECONDS,
-                    server_seconds: int = 300) -> AsyncGenerator[list[bytes], None]:
+    async def watch(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        silence: float = SILENCE_SECONDS,
+        server_seconds: int = 300,
+    ) -> AsyncGenerator[list[bytes], None]:
         """Yield the lines of a WATCH as they come, in batches; end when the server ends it.
 
-        Raises ApiError (410 where the version is too old), Silent when nothing comes for ``silence`` seconds,
-        Unreachable when the connection breaks. A last line that is not whole is left out.
+        Raises ApiError (410 where the version is too old), SilentError when nothing comes for ``silence``
+        seconds, UnreachableError when the connection breaks. A last line that is not whole is left out.
         """
         query = {**params, "watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(server_seconds)}
         limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence)
@@ -240,9 +267,9 @@ class Client:
                     if lines:
                         yield [line for line in lines if line]
         except aiohttp.SocketTimeoutError:
-            raise Silent(f"WATCH {path}: nothing for {silence:.0f} s") from None
+            raise SilentError(f"WATCH {path}: nothing for {silence:.0f} s") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"WATCH {path}: {type(error).__name__} {error}") from None
+            raise UnreachableError(f"WATCH {path}: {type(error).__name__} {error}") from None
 
 
 def _seconds(header: str | None) -> float:

@@ -10,20 +10,27 @@ class CacheMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.events = Counter(
-            "gpugrant_cache_events", "Changes seen, by kind and what became of them.", ["kind", "result"],
+            "gpugrant_cache_events",
+            "Changes seen, by kind and what became of them.",
+            ["kind", "result"],
             registry=registry,
         )
         self.relists = Counter("gpugrant_cache_lists", "Whole LISTs done.", ["kind"], registry=registry)
         self.broken = Counter(
-            "gpugrant_cache_interruptions", "Watches that ended with an error.", ["kind", "reason"],
+            "gpugrant_cache_interruptions",
+            "Watches that ended with an error.",
+            ["kind", "reason"],
             registry=registry,
         )
         self.age = Gauge(
-            "gpugrant_cache_age_seconds", "Time since the API server was heard last.", ["kind"],
+            "gpugrant_cache_age_seconds",
+            "Time since the API server was heard last.",
+            ["kind"],
             registry=registry,
         )
-        self.objects = Gauge("gpugrant_cache_objects", "Objects held after the last LIST.", ["kind"],
-                             registry=registry)
+        self.objects = Gauge(
+            "gpugrant_cache_objects", "Objects held after the last LIST.", ["kind"], registry=registry
+        )
 
 
 class CacheHealth:

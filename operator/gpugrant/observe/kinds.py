@@ -134,7 +134,7 @@ class OwnKinds:
         """Take one object in, from a watch, a sweep or the answer to a write."""
         try:
             self._feed(kind, body, deleted)
-        except Exception as error:  # one bad object must not take down the others
+        except Exception as error:  # noqa: BLE001 (one bad object must not take down the others)
             log.error("%s: an object cannot be read: %s", kind, error)
 
     def _feed(self, kind: str, body: Mapping[str, Any], deleted: bool) -> None:
@@ -144,7 +144,9 @@ class OwnKinds:
         if deleted:
             self._bury(kind, uid)
             return
-        if uid in self._gone or (known and _number(known.version) >= _number(meta.get("resourceVersion", ""))):
+        if uid in self._gone or (
+            known and _number(known.version) >= _number(meta.get("resourceVersion", ""))
+        ):
             return
         item = OWN_KINDS[kind].read(body)
         if known is None:

@@ -32,29 +32,63 @@ log = logging.getLogger(__name__)
 class World(Protocol):
     """What decide/ takes in. Every method is synchronous and cheap."""
 
-    def put_pod(self, pod: Pod) -> None: ...
-    def drop_pod(self, uid: str) -> None: ...
-    def put_node(self, node: Node) -> None: ...
-    def drop_node(self, name: str) -> None: ...
-    def put_namespace(self, namespace: Namespace) -> None: ...
-    def drop_namespace(self, name: str) -> None: ...
-    def put_pool(self, pool: Pool) -> None: ...
-    def drop_pool(self, name: str) -> None: ...
-    def put_quota(self, quota: Quota) -> None: ...
-    def drop_quota(self, name: str) -> None: ...
-    def put_grant(self, grant: Grant) -> None: ...
-    def drop_grant(self, uid: str) -> None: ...
-    def set_settings(self, settings: Settings) -> None: ...
-    def set_overhead(self, node: str, cpu_milli: int, memory: int) -> None: ...
+    def put_pod(self, pod: Pod) -> None:
+        """Take a GPU pod as it is now."""
+
+    def drop_pod(self, uid: str) -> None:
+        """Forget a pod."""
+
+    def put_node(self, node: Node) -> None:
+        """Take a node as it is now."""
+
+    def drop_node(self, name: str) -> None:
+        """Forget a node."""
+
+    def put_namespace(self, namespace: Namespace) -> None:
+        """Take a namespace."""
+
+    def drop_namespace(self, name: str) -> None:
+        """Forget a namespace."""
+
+    def put_pool(self, pool: Pool) -> None:
+        """Take a pool."""
+
+    def drop_pool(self, name: str) -> None:
+        """Forget a pool."""
+
+    def put_quota(self, quota: Quota) -> None:
+        """Take a tenant's quota."""
+
+    def drop_quota(self, name: str) -> None:
+        """Forget a tenant's quota."""
+
+    def put_grant(self, grant: Grant) -> None:
+        """Take a grant."""
+
+    def drop_grant(self, uid: str) -> None:
+        """Forget a grant."""
+
+    def set_settings(self, settings: Settings) -> None:
+        """Take new settings."""
+
+    def set_overhead(self, node: str, cpu_milli: int, memory: int) -> None:
+        """Take what pods without GPUs ask of a node."""
 
 
 class Meter(Protocol):
     """What the meter takes in."""
 
-    def observe_pod(self, pod: Pod) -> None: ...
-    def pod_gone(self, pod: Pod, at: int, seen: int | None = None) -> None: ...
-    def observe_grant(self, grant: Grant, settings: Settings) -> None: ...
-    def observe_settings(self, digest: str, text: str, settings: Settings) -> None: ...
+    def observe_pod(self, pod: Pod) -> None:
+        """Take note of a pod as it is now."""
+
+    def pod_gone(self, pod: Pod, at: int, seen: int | None = None) -> None:
+        """Take note that a pod's object is gone; seen: until when it was watched."""
+
+    def observe_grant(self, grant: Grant, settings: Settings) -> None:
+        """Take note of a grant's term."""
+
+    def observe_settings(self, digest: str, text: str, settings: Settings) -> None:
+        """Take note of the settings now in force."""
 
 
 class SettingsText(msgspec.Struct, frozen=True):
@@ -70,8 +104,12 @@ SettingsTold = Callable[[SettingsText, Settings | None, str, str], None]
 
 
 PODS: Kind[Pod] = Kind(
-    "pods", "/api/v1/pods", project_pod, lambda meta: intern(meta.uid),
-    (("labelSelector", names.GPU_LABEL),), alike_but_version,
+    "pods",
+    "/api/v1/pods",
+    project_pod,
+    lambda meta: intern(meta.uid),
+    (("labelSelector", names.GPU_LABEL),),
+    alike_but_version,
 )
 NODES: Kind[Node] = Kind(
     "nodes", "/api/v1/nodes", project_node, lambda meta: intern(meta.name), (), alike_but_version
@@ -131,14 +169,18 @@ class Observer:
         self.health = {
             kind: CacheHealth(kind, metrics) for kind in ("pods", "nodes", "namespaces", "settings")
         }
-        self.pods = Cache(client, PODS, Receiver(self._put_labelled, self._drop_labelled), self.health["pods"])
+        self.pods = Cache(
+            client, PODS, Receiver(self._put_labelled, self._drop_labelled), self.health["pods"]
+        )
         self.nodes = Cache(
-            client, NODES,
+            client,
+            NODES,
             Receiver(self._put_node, self._drop_node),
             self.health["nodes"],
         )
         self.namespaces = Cache(
-            client, NAMESPACES,
+            client,
+            NAMESPACES,
             Receiver(self._then(world.put_namespace), lambda key, *_: self._then(world.drop_namespace)(key)),
             self.health["namespaces"],
         )
@@ -228,7 +270,7 @@ class Observer:
             self._meter.observe_pod(pod)
         self.changed.set()
 
-    def _drop_labelled(self, key: str, pod: Pod, seen: bool) -> None:
+    def _drop_labelled(self, _key: str, pod: Pod, seen: bool) -> None:
         self._drop_pod(pod, seen)
 
     def _drop_pod(self, pod: Pod, seen: bool = False) -> None:
@@ -244,7 +286,7 @@ class Observer:
         self.world.put_node(node)
         self.changed.set()
 
-    def _drop_node(self, name: str, node: Node, seen: bool) -> None:
+    def _drop_node(self, name: str, _node: Node, _seen: bool) -> None:
         self.nodes_gone[name] = self._clock()
         self.world.drop_node(name)
         self.changed.set()
@@ -303,6 +345,6 @@ class Observer:
         if self._settings_told is not None:
             self._settings_told(config_map, settings, digest, message)
 
-    def _drop_settings(self, key: str, config_map: SettingsText, seen: bool) -> None:
+    def _drop_settings(self, _key: str, _config_map: SettingsText, _seen: bool) -> None:
         log.warning("ConfigMap %s is gone; the last good settings stay", names.SETTINGS_CONFIGMAP)
         self._settings_digest = ""

@@ -216,7 +216,7 @@ def _raise(total: dict[str, int], other: dict[str, int]) -> None:
 
 
 def is_extended(name: str) -> bool:
-    """Say whether a resource is an extended one: a domain of its own, not Kubernetes' (device classes apart)."""
+    """Say whether a resource is an extended one: a domain of its own, and not one of Kubernetes'."""
     domain, slash, _ = name.partition("/")
     return bool(slash) and domain != "kubernetes.io" and not domain.endswith(".kubernetes.io")
 
@@ -254,7 +254,10 @@ def project_node(body: bytes | msgspec.Raw) -> Node:
         created=seconds(meta.creation_timestamp),
         labels={intern(key): intern(value) for key, value in (meta.labels or {}).items()},
         taints=_shared(
-            tuple(Taint(intern(one.key), intern(one.value or ""), intern(one.effect)) for one in spec.taints or ())
+            tuple(
+                Taint(intern(one.key), intern(one.value or ""), intern(one.effect))
+                for one in spec.taints or ()
+            )
         ),
         unschedulable=bool(spec.unschedulable),
         ready=ready is not None and ready.status == "True",

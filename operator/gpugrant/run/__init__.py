@@ -1,0 +1,1 @@
+"""The operator as a process: lease, loop, probes, command line questions."""

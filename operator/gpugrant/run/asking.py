@@ -8,6 +8,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from prometheus_client import CollectorRegistry
 
 from gpugrant.config import Settings
 from gpugrant.decide import explain
+from gpugrant.decide.plan import make_plan
 from gpugrant.decide.world import World
+from gpugrant.expose.views import figures
 from gpugrant.observe.client import ApiError, Client
 from gpugrant.observe.credentials import load_credentials
 from gpugrant.observe.kinds import OWN_KINDS
 from gpugrant.observe.observer import Observer
 from gpugrant.observe.project import project_namespace, project_node, project_pod
+from gpugrant.run.lease import LEASE_PATH
+from gpugrant.run.screen import screen
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -39,7 +44,7 @@ def ask(kubeconfig: str, asked: Asked) -> list[str]:
     """Return the answer's lines; a cluster that cannot be read is told in words and ends the command."""
     try:
         return asyncio.run(_ask(kubeconfig, asked))
-    except (ApiError, ValueError) as error:
+    except (ApiError, LookupError, ValueError) as error:
         raise SystemExit(f"gpugrant: {error}") from None
 
 
@@ -49,12 +54,32 @@ async def _ask(kubeconfig: str, asked: Asked) -> list[str]:
     async with Client(load_credentials(kubeconfig or None), "gpugrant-cli") as client:
         observer = Observer(client, world, CollectorRegistry(), lambda: now)
         await observer.look_once()
-    if asked.question == "why":
-        return explain.why(world, now, asked.kind, asked.namespace, asked.name)
-    if asked.question == "preview":
-        put_file(world, Path(asked.file), now)
-        return explain.preview(world, now)
-    return explain.status(world, now)
+        return await _answer(world, client, asked, now)
+
+
+async def _answer(world: World, client: Client, asked: Asked, now: int) -> list[str]:
+    match asked.question:
+        case "why":
+            return explain.why(world, now, asked.kind, asked.namespace, asked.name)
+        case "preview":
+            put_file(world, Path(asked.file), now)
+            return explain.preview(world, now)
+        case _:
+            make_plan(world, now)  # decides what is public and what is own use, and writes nothing
+            return screen(figures(world, now), await _leader(client), now)
+
+
+async def _leader(client: Client) -> str:
+    """Return who leads and since when that is known, in words."""
+    try:
+        lease = json.loads(await client.get(LEASE_PATH))
+    except ApiError as error:
+        return f"no leader is known ({error.reason})"
+    spec = lease.get("spec") or {}
+    if not spec.get("holderIdentity"):
+        return "nobody leads"
+    ago = time.time() - datetime.fromisoformat(spec["renewTime"]).timestamp()
+    return f"leader {spec['holderIdentity']}, seen {max(0.0, ago):.0f} s ago"
 
 
 def put_file(world: World, file: Path, now: int) -> None:

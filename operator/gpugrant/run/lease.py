@@ -20,9 +20,10 @@ from gpugrant.observe.client import ApiError, Client
 log = logging.getLogger(__name__)
 
 _PATH = f"/apis/coordination.k8s.io/v1/namespaces/{names.SYSTEM_NAMESPACE}/leases"
+LEASE_PATH = f"{_PATH}/{names.LEASE}"
 
 
-class LeaseLost(Exception):
+class LeaseLostError(Exception):
     """Somebody else leads now."""
 
 
@@ -56,7 +57,7 @@ class Lease:
             await asyncio.sleep(min(1.0, self._seconds / 6))
 
     async def keep(self, doubt: Callable[[], None], sure: Callable[[], None]) -> None:
-        """Renew for ever. Raises LeaseLost as soon as another holder is seen.
+        """Renew for ever. Raises LeaseLostError as soon as another holder is seen.
 
         ``doubt`` is called when the lease has run out unrenewed (the API server is away, for us at least):
         nothing may be written until ``sure``. Nobody else can have taken it unless a read shows so.
@@ -67,7 +68,7 @@ class Lease:
             try:
                 async with asyncio.timeout(self._seconds / 2):
                     if not await self._try():
-                        raise LeaseLost(f"{self.other} has taken the lease")
+                        raise LeaseLostError(f"{self.other} has taken the lease")
                 if doubtful:
                     log.info("the lease is ours again")
                     doubtful = False
@@ -93,7 +94,7 @@ class Lease:
         """Take or renew the lease; say whether it is ours."""
         begun = time.monotonic()
         try:
-            self._object = msgspec.json.decode(await self._client.get(f"{_PATH}/{names.LEASE}"))
+            self._object = msgspec.json.decode(await self._client.get(LEASE_PATH))
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -141,5 +142,5 @@ class Lease:
         else:
             # With the resourceVersion that was read: of two candidates only one succeeds.
             body = {**self._object, "spec": {**(self._object.get("spec") or {}), **spec}}
-            answer = await self._client.put(f"{_PATH}/{names.LEASE}", msgspec.json.encode(body))
+            answer = await self._client.put(LEASE_PATH, msgspec.json.encode(body))
         self._object = msgspec.json.decode(answer)

@@ -14,7 +14,7 @@ from gpugrant.run.accounts import World, calendars_of, dimensions_of, terms_of
 
 
 class Metering:
-    """The observer's meter. Made before the observer and the writer; ``strip``, ``gone`` and ``fresh`` come later."""
+    """The observer's meter. Made before observer and writer: ``strip``, ``gone``, ``fresh`` come later."""
 
     def __init__(self, url: str, world: World, on_admitted: Callable[[Account, int], None]) -> None:
         self.strip: Callable[[Pod], None] = lambda _: None
@@ -25,11 +25,17 @@ class Metering:
         self.meter = Meter(
             self.store,
             resolve=self._resolve,
-            on_recorded=lambda pod: self.strip(pod),
-            clock=lambda: self.fresh(),
+            on_recorded=self._recorded,
+            clock=self._now,
             node_facts=lambda name: NodeFacts(self.gone.get(name, 0)),
             on_admitted=on_admitted,
         )
+
+    def _recorded(self, pod: Pod) -> None:
+        self.strip(pod)
+
+    def _now(self) -> float:
+        return self.fresh()
 
     def _resolve(self, pod: Pod) -> Dimensions | None:
         found = dimensions_of(self._world, pod)

@@ -1,4 +1,7 @@
-"""The operator, wired: lease, caches, own kinds, first plan, then the loop, until a signal or a lost lease."""
+"""The operator, wired: lease, caches, own kinds, first plan, then the loop, until a signal or a lost lease.
+
+The order matters: nothing is decided before everything has been seen once.
+"""
 
 import asyncio
 import gc
@@ -20,7 +23,7 @@ from gpugrant.observe.client import Client
 from gpugrant.observe.credentials import Credentials, load_credentials
 from gpugrant.observe.observer import Observer, SettingsText
 from gpugrant.run.identity import identity
-from gpugrant.run.lease import Lease, LeaseLost
+from gpugrant.run.lease import Lease, LeaseLostError
 from gpugrant.run.parts import Parts
 from gpugrant.run.planner import Planner
 from gpugrant.run.probes import OVERDUE_SECONDS, STALLED_SECONDS, Probes
@@ -97,7 +100,7 @@ class Operator:
         async def guarded() -> None:
             try:
                 await work
-            except LeaseLost as lost:
+            except LeaseLostError as lost:
                 # At once and without manners: whoever leads now must not meet a write of ours.
                 log.error("%s; ending", lost)
                 logging.shutdown()
@@ -125,7 +128,7 @@ class Operator:
             await self._start_meter(metering, observer, writer, world)
         self._spawn("lease", self._lease.keep(writer.pause, writer.resume))
         for loop in observer.loops():
-            self._spawn(loop.__qualname__, loop)
+            self._spawn("observing", loop)
         self._spawn("events", writer.events.run())
         self._watching = Watching(self._credentials, observer.own, lambda: self._end(1))
         await observer.own.sweep_all()  # Kopf looks for the kinds once only: they must be there
@@ -135,9 +138,14 @@ class Operator:
             metering.meter.listing_complete()
         log.info(
             "seen once after %.1f s: %d nodes, %d GPU pods, %d grants",
-            time.monotonic() - begun, len(observer.nodes), len(observer.pods), len(observer.own.of("GpuGrant")),
+            time.monotonic() - begun,
+            len(observer.nodes),
+            len(observer.pods),
+            len(observer.own.of("GpuGrant")),
         )
-        planner = Planner(world, self._parts.make_plan, writer.submit, observer.changed, clock, self._registry)
+        planner = Planner(
+            world, self._parts.make_plan, writer.submit, observer.changed, clock, self._registry
+        )
         self._planner = planner
         self._check(observer, planner)
         self._spawn("planner", planner.run())
@@ -182,12 +190,17 @@ class Operator:
             return "leading, first plan not made yet"
         return None if self._lease.other else "not leading yet"
 
-    def _settings_told(self, text: SettingsText, settings: Settings | None, digest: str, message: str) -> None:
+    def _settings_told(
+        self, text: SettingsText, settings: Settings | None, digest: str, message: str
+    ) -> None:
         about = About("ConfigMap", text.namespace, text.name, text.uid)
         if settings is None:
             self._writer.events.tell(
-                about, "SettingsRefused", f"settings {digest[:12]} refused, the last good ones stay: {message}",
-                clock(), warning=True,
+                about,
+                "SettingsRefused",
+                f"settings {digest[:12]} refused, the last good ones stay: {message}",
+                clock(),
+                warning=True,
             )
         else:
             self._writer.events.tell(about, "SettingsLoaded", f"settings {digest} loaded", clock())

@@ -1,4 +1,4 @@
-"""The one planner task: whenever something changed or a time has come, plan, and hand the plan to the writer."""
+"""The one planner task: when something changed or a time has come, plan, and hand the plan to the writer."""
 
 import asyncio
 import logging
@@ -41,7 +41,9 @@ class Planner(Generic[W]):
         self._seconds = Histogram(
             "gpugrant_plan_seconds", "How long one plan took.", buckets=_BUCKETS, registry=registry
         )
-        self._failures = Counter("gpugrant_plan_failures", "Plans that ended with a fault.", registry=registry)
+        self._failures = Counter(
+            "gpugrant_plan_failures", "Plans that ended with a fault.", registry=registry
+        )
         self._actions = Counter("gpugrant_plan_actions", "Actions planned.", ["kind"], registry=registry)
 
     def overdue(self) -> float:
@@ -69,7 +71,7 @@ class Planner(Generic[W]):
             self.failing += 1
             self._failures.inc()
             log.exception("planning failed (%d times in a row)", self.failing)
-            return self._clock() + min(30, 2**self.failing)
+            return self._clock() + min(30, 1 << self.failing)
         finally:
             self._last = time.perf_counter() - begun
             self._seconds.observe(self._last)

@@ -37,7 +37,9 @@ class Probes:
         self._beat_at = time.monotonic()
         self._worst: list[tuple[float, float]] = []
         self._lag = Histogram(
-            "gpugrant_loop_lag_seconds", "How late the event loop came round.", registry=registry,
+            "gpugrant_loop_lag_seconds",
+            "How late the event loop came round.",
+            registry=registry,
             buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
         )
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -48,8 +50,8 @@ class Probes:
     async def serve(self, port: int) -> web.AppRunner:
         """Start serving on all addresses; returns the runner, to be cleaned up."""
         app = web.Application()
-        app.router.add_get("/healthz", lambda request: self._answer(self.healthy))
-        app.router.add_get("/readyz", lambda request: self._answer(self.ready))
+        app.router.add_get("/healthz", lambda _: self._answer(self.healthy))
+        app.router.add_get("/readyz", lambda _: self._answer(self.ready))
         app.router.add_get("/metrics", self._metrics)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()

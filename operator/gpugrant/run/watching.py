@@ -66,7 +66,7 @@ class Watching:
             stop_flag=self._stop,
         )
 
-    def _handler(self, kind: str) -> Callable[..., None]:
+    def _handler(self, kind: str) -> Callable[..., Any]:
         # async, though it awaits nothing: Kopf would run a plain function in a pool of threads.
         async def seen(event: Mapping[str, Any], **_: object) -> None:
             self._loop.call_soon_threadsafe(self._take, kind, event["type"], dict(event["object"]))
