@@ -136,7 +136,7 @@ def _shape(spec: raw.PodSpec) -> Shape:
     wanted = requested(spec)
     affinity = spec.affinity
     spread = bool(spec.topology_spread_constraints) or (
-        affinity is not None and (_filled(affinity.pod_affinity) or _filled(affinity.pod_anti_affinity))
+        affinity is not None and bool(affinity.pod_affinity or affinity.pod_anti_affinity)
     )
     shape = Shape(
         resources=tuple(
@@ -232,10 +232,6 @@ def _terms(affinity: raw.Affinity | None) -> tuple[Term, ...]:
 
 def _requirements(expressions: list[raw.Expression] | None) -> tuple[Requirement, ...]:
     return tuple(Requirement(one.key, one.operator, tuple(one.values or ())) for one in expressions or ())
-
-
-def _filled(part: msgspec.Raw | None) -> bool:
-    return part is not None and bytes(part) not in (b"null", b"{}")
 
 
 # -- nodes and namespaces --------------------------------------------------------------------------

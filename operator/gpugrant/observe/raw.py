@@ -1,5 +1,7 @@
 """What we read of the API server's JSON, as typed structs. All other fields are skipped by the decoder."""
 
+from typing import Any
+
 from msgspec import Raw, Struct
 
 
@@ -110,8 +112,8 @@ class Affinity(Struct, rename="camel"):
     """Affinity; of pod affinities only their presence matters."""
 
     node_affinity: RequiredAffinity | None = None
-    pod_affinity: Raw | None = None
-    pod_anti_affinity: Raw | None = None
+    pod_affinity: dict[str, Any] | None = None
+    pod_anti_affinity: dict[str, Any] | None = None
 
 
 class RawToleration(Struct):

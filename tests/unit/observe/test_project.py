@@ -1,0 +1,292 @@
+"""What of a Pod, Node or Namespace object becomes a fact, and how GPUs are counted."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gpugrant.model.quantity import LARGEST
+from gpugrant.observe import raw
+from gpugrant.observe.project import (
+    is_extended,
+    project_namespace,
+    project_node,
+    project_pod,
+    requested,
+    seconds,
+)
+
+GPU = "nvidia.com/gpu"
+
+
+def pod(spec: dict[str, Any] | None = None, status: dict[str, Any] | None = None, **metadata: Any) -> Any:
+    body = {
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": "7", **metadata},
+        "spec": spec or {},
+        "status": status or {},
+    }
+    return project_pod(json.dumps(body).encode())
+
+
+def container(amount: object = None, *, always: bool = False, **more: object) -> dict[str, Any]:
+    body: dict[str, Any] = {"name": "c", "resources": {"limits": {**more}}}
+    if amount is not None:
+        body["resources"]["limits"][GPU] = str(amount)
+    if always:
+        body["restartPolicy"] = "Always"
+    return body
+
+
+@pytest.mark.parametrize(
+    ("containers", "init", "gpus"),
+    [
+        ([2, 3], [], 5),
+        ([1], [4], 4),
+        ([4], [1], 4),
+        ([1], [2, 3], 3),
+        ([1], [(2, True)], 3),
+        ([1], [(2, True), 4], 6),
+        ([1], [4, (2, True)], 4),
+        ([0], [(1, True), (2, True)], 3),
+        ([0], [8], 8),
+    ],
+    ids=[
+        "containers add up",
+        "a larger init container counts alone",
+        "a smaller init container does not count",
+        "of init containers the largest counts",
+        "a sidecar runs beside the containers",
+        "an init container after a sidecar runs beside it",
+        "an init container before a sidecar does not",
+        "sidecars add up",
+        "GPUs in an init container only",
+    ],
+)
+def test_gpus_are_counted_as_the_scheduler_counts(containers: list[int], init: list[Any], gpus: int) -> None:
+    spec = {
+        "containers": [container(count) for count in containers],
+        "initContainers": [
+            container(one[0], always=True) if isinstance(one, tuple) else container(one) for one in init
+        ],
+    }
+    assert pod(spec).shape.amount(GPU) == gpus
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("8", 8),
+        ("8e0", 8),
+        ("8000m", 8),
+        ("1k", 1000),
+        ("1e30", 10**30),
+        ("9223372036854775808", 2**63),
+        ("0", 0),
+    ],
+)
+def test_any_way_of_writing_a_quantity_is_understood_exactly(written: str, meant: int) -> None:
+    assert pod({"containers": [container(written)]}).shape.amount(GPU) == meant
+
+
+def test_a_quantity_beyond_all_measure_is_bounded() -> None:
+    assert pod({"containers": [container("1e999999")]}).shape.amount(GPU) == LARGEST
+
+
+def test_pod_level_resources_replace_the_containers_sum_and_overhead_is_added() -> None:
+    spec = {
+        "containers": [container(1, cpu="2", memory="1Gi")],
+        "resources": {"requests": {"cpu": "3"}},
+        "overhead": {"cpu": "250m", "memory": "64Mi"},
+    }
+    shape = pod(spec).shape
+    assert (shape.cpu_milli, shape.memory, shape.amount(GPU)) == (3250, 2**30 + 64 * 2**20, 1)
+
+
+def test_requests_come_before_limits() -> None:
+    spec = raw.PodSpec(containers=[raw.Container(raw.Resources({"cpu": "1"}, {"cpu": "4"}))])
+    assert requested(spec)["cpu"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "extended"),
+    [
+        (GPU, True),
+        ("rebellions.ai/ATOM", True),
+        ("nvidia.com/mig-1g.10gb", True),
+        ("cpu", False),
+        ("hugepages-2Mi", False),
+        ("kubernetes.io/something", False),
+        ("attachable-volumes.kubernetes.io/x", False),
+        ("deviceclass.resource.kubernetes.io/gpu", False),
+    ],
+)
+def test_which_resources_are_extended(name: str, extended: bool) -> None:
+    assert is_extended(name) is extended
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"containers": [container(**{"deviceclass.resource.kubernetes.io/gpu": "1"})]},
+        {"containers": [container()], "resourceClaims": [{"name": "c"}]},
+    ],
+    ids=["a device class as a resource", "a resource claim"],
+)
+def test_dynamic_resource_allocation_is_seen(spec: dict[str, Any]) -> None:
+    assert pod(spec).shape.dra
+
+
+def test_pods_of_one_template_share_one_shape() -> None:
+    spec = {"containers": [container(8)], "nodeSelector": {"a": "b"}}
+    assert pod(spec, uid="one").shape is pod(spec, uid="two").shape
+
+
+@pytest.mark.parametrize(
+    ("affinity", "spread"),
+    [
+        ({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}}, True),
+        ({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{}]}}, True),
+        ({"podAffinity": {}}, False),
+        ({"nodeAffinity": {}}, False),
+    ],
+    ids=["pod affinity", "pod anti-affinity", "an empty one", "node affinity"],
+)
+def test_what_lets_the_scheduler_choose_the_server(affinity: dict[str, Any], spread: bool) -> None:
+    assert pod({"affinity": affinity}).shape.spread is spread
+
+
+def test_required_node_affinity_is_kept_term_by_term() -> None:
+    terms = [
+        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]},
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]},
+        {},
+    ]
+    affinity = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    first, second, third = pod({"affinity": {"nodeAffinity": affinity}}).shape.affinity
+    assert first.expressions[0].values == ("a", "b")
+    assert second.fields[0].key == "metadata.name"
+    assert third.expressions == third.fields == ()
+
+
+def test_topology_spread_lets_the_scheduler_choose_too() -> None:
+    assert pod({"topologySpreadConstraints": [{"maxSkew": 1}]}).shape.spread
+
+
+T1, T2, T3 = "2026-11-22T10:00:00Z", "2026-11-22T10:00:07Z", "2026-11-22T10:01:00Z"
+
+
+def _terminated(start: str | None, end: str | None) -> dict[str, Any]:
+    return {"state": {"terminated": {"exitCode": 0, "startedAt": start, "finishedAt": end}}}
+
+
+def test_the_last_container_to_finish_ends_the_pod() -> None:
+    status = {
+        "phase": "Succeeded",
+        "containerStatuses": [_terminated(T1, T2), _terminated(T1, T3)],
+        "initContainerStatuses": [_terminated(T1, T1)],
+    }
+    seen = pod(status=status)
+    assert seen.finished_at == seconds(T3)
+    assert seen.started
+
+
+def test_a_pod_that_was_rejected_never_started() -> None:
+    status = {
+        "phase": "Failed",
+        "reason": "OutOfnvidia.com/gpu",
+        "containerStatuses": [_terminated(None, None)],
+    }
+    seen = pod(status=status)
+    assert (seen.started, seen.finished_at, seen.reason) == (False, 0, "OutOfnvidia.com/gpu")
+
+
+def test_a_container_that_restarted_has_started() -> None:
+    status = {
+        "containerStatuses": [{"state": {"waiting": {}}, "lastState": {"terminated": {"startedAt": T1}}}]
+    }
+    assert pod(status=status).started
+
+
+def test_transitions_count_while_they_are_true() -> None:
+    conditions = [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": T1},
+        {"type": "DisruptionTarget", "status": "False", "lastTransitionTime": T2},
+    ]
+    seen = pod(status={"conditions": conditions})
+    assert (seen.scheduled_at, seen.disrupted_at) == (seconds(T1), 0)
+
+
+def test_the_api_servers_time_of_the_terminal_status_is_read_from_managed_fields() -> None:
+    fields = [
+        {"manager": "kubelet", "subresource": "status", "time": T2, "fieldsV1": {"f:status": {}}},
+        {"manager": "gpugrant", "time": T3},
+    ]
+    assert pod(status={"phase": "Failed"}, managedFields=fields).terminal_at == seconds(T2)
+    assert pod(status={"phase": "Running"}, managedFields=fields).terminal_at == 0
+
+
+def test_marks_of_ours_are_read() -> None:
+    seen = pod(
+        {"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}, {"name": "gpugrant.io/admission"}]},
+        labels={"gpugrant.io/gpu": "true", "gpugrant.io/grant": "eval"},
+        annotations={
+            "gpugrant.io/grant-uid": "gu",
+            "gpugrant.io/gang-size": "16",
+            "gpugrant.io/released-at": T1,
+            "gpugrant.io/waiting": "words",
+            "gpugrant.io/gang-replacement": "true",
+        },
+        finalizers=["batch.kubernetes.io/job-tracking", "gpugrant.io/metering"],
+        ownerReferences=[
+            {"kind": "Job", "uid": "j", "controller": True, "name": "x"},
+            {"kind": "Y", "uid": "y"},
+        ],
+    )
+    assert seen.gates == ("kueue.x-k8s.io/admission", "gpugrant.io/admission")
+    assert (seen.grant, seen.grant_uid, seen.gang_size, seen.waiting) == ("eval", "gu", "16", "words")
+    assert (seen.released_at, seen.replacement) == (seconds(T1), True)
+    assert (seen.finalizer, seen.finalizers, seen.finalizer_index) == (True, 2, 1)
+    assert (seen.controller, seen.controller_kind) == ("j", "Job")
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "99999999999999999999999Z", ""])
+def test_a_release_time_that_makes_no_sense_is_none(text: str) -> None:
+    assert pod(annotations={"gpugrant.io/released-at": text}).released_at == 0
+
+
+def test_a_node_is_read() -> None:
+    body = {
+        "metadata": {
+            "name": "n",
+            "uid": "u",
+            "labels": {"a": "b"},
+            "annotations": {"gpugrant.io/maintenance": "x/y"},
+        },
+        "spec": {"unschedulable": True, "taints": [{"key": GPU, "value": "present", "effect": "NoSchedule"}]},
+        "status": {
+            "capacity": {GPU: "8", "cpu": "192", "pods": "110"},
+            "allocatable": {GPU: "7", "cpu": "190500m", "memory": "2Ti", "pods": "64"},
+            "conditions": [{"type": "Ready", "status": "Unknown", "lastTransitionTime": T1}],
+        },
+    }
+    node = project_node(json.dumps(body).encode())
+    assert (node.seats_installed(GPU), node.seats_allocatable(GPU)) == (8, 7)
+    assert (node.cpu_milli, node.memory, node.pods) == (190_500, 2 * 2**40, 64)
+    assert (node.ready, node.ready_since, node.unschedulable) == (False, seconds(T1), True)
+    assert node.taints[0].key == GPU
+    assert node.maintenance == "x/y"
+
+
+def test_a_namespace_is_read() -> None:
+    body = {
+        "metadata": {
+            "name": "ns",
+            "labels": {"gpugrant.io/tenant": "t", "gpugrant.io/provider": "p"},
+            "annotations": {"gpugrant.io/metering-finalizer": "off"},
+        },
+        "status": {"phase": "Terminating"},
+    }
+    namespace = project_namespace(json.dumps(body).encode())
+    assert (namespace.tenant, namespace.provider) == ("t", "p")
+    assert namespace.metering_off
+    assert namespace.terminating
