@@ -63,7 +63,7 @@ async def wait_until_walls_stand(client: KubeClient) -> None:
             await client.wait_for(
                 f"/api/v1/namespaces/{name}/serviceaccounts/default", lambda seen: seen is not None, _SECONDS)
         async with asyncio.timeout(_SECONDS):
-            while not await _walls_stand(client, tenant, provider, nobody):
+            while not await _walls_stand(client, tenant, provider, nobody):  # noqa: ASYNC110
                 await asyncio.sleep(_PAUSE)
     except TimeoutError:
         raise TimeoutError(f"the admission policies did not act within {_SECONDS:.0f} s of being applied") from None

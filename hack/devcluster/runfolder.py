@@ -70,7 +70,8 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise AlreadyRuns(f"another make up or make demo is at work in {self.path.parent}: {self.told()}") from None
+                at_work = f"another make up or make demo is at work in {self.path.parent}"
+                raise AlreadyRuns(f"{at_work}: {self.told()}") from None
             if processes.running(self.plane.folder):
                 raise AlreadyRuns(self.told())
             self.clear()

@@ -44,7 +44,8 @@ def _pools(pools: Iterable[JsonObject]) -> Table:
 
 
 def _grants(grants: Iterable[JsonObject]) -> Table:
-    table = _table("\nGrants: state and place", "namespace", "grant", "GPU", ">GPUs", "state", ">held", "last day", "place")
+    table = _table("\nGrants: state and place", "namespace", "grant", "GPU", ">GPUs", "state", ">held", "last day",
+                   "place")
     for grant in grants:
         spec, status = grant["spec"], grant.get("status", {})
         place = status.get("allocation", {})

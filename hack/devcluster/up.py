@@ -48,7 +48,9 @@ def client_of(run: RunFolder) -> KubeClient:
     return KubeClient(run.plane.server, run.plane.ca_file, run.plane.admin_token)
 
 
-async def bring_up(run: RunFolder, fleet: Fleet, settings: Path, *, operator: bool = True, guarded: bool = False) -> None:
+async def bring_up(
+    run: RunFolder, fleet: Fleet, settings: Path, *, operator: bool = True, guarded: bool = False
+) -> None:
     """Start everything in ``run``; what was started is ended again where a step fails."""
     steps = Steps()
     try:

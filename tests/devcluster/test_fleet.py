@@ -8,7 +8,8 @@ from devcluster.fleet import OWN_USE_FABRIC, apportion, nodes, scaled, whole_fle
 
 WHOLE = whole_fleet()
 KINDS = sum(pool.kinds for pool in WHOLE.pools)
-PROMISED = {"nhn-b200": 6120, "naver-h200": 2296, "kakao-b200": 2040, "skt-b200": 1024, "naver-h100": 1024, "elice-b200": 512}
+PROMISED = {"nhn-b200": 6120, "naver-h200": 2296, "kakao-b200": 2040, "skt-b200": 1024, "naver-h100": 1024,
+            "elice-b200": 512}
 
 
 def test_the_whole_fleet_is_1962_servers_of_both_programmes() -> None:
