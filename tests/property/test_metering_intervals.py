@@ -1,12 +1,14 @@
 """Cutting and overlaps under any input: nothing is lost, nothing negative, order is of no account."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugrant.meter.cutting import cut_interval, seat_seconds
 from gpugrant.meter.intervals import Hold, NodeFacts, cut_overlaps, gone_interval, held_interval
 from gpugrant.meter.months import Calendar
 from meter_kit import NOVEMBER, a_pod
+
+unhurried = settings(deadline=None)  # a slow machine is no fault of the arithmetic
 
 ZONES = ("Asia/Seoul", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "UTC")
 YEAR = 365 * 86_400
@@ -20,6 +22,7 @@ def histories_of_terms(draw):
     return tuple(sorted(edits))
 
 
+@unhurried
 @given(moments, st.integers(0, 100 * 86_400), calendars, histories_of_terms(), st.integers(0, 512))
 def test_the_pieces_of_an_interval_add_up_and_each_lies_in_one_month(start, length, calendar, terms, seats):
     pieces = list(cut_interval(start, start + length, calendar, terms))
@@ -32,6 +35,7 @@ def test_the_pieces_of_an_interval_add_up_and_each_lies_in_one_month(start, leng
     assert sum(seat_seconds(pieces, seats).values()) == length * seats
 
 
+@unhurried
 @given(moments, st.integers(0, 10**7), st.integers(0, 10**7), calendars, histories_of_terms())
 def test_cutting_an_interval_in_two_changes_no_sum(start, first, second, calendar, terms):
     middle, end = start + first, start + first + second
@@ -42,6 +46,7 @@ def test_cutting_an_interval_in_two_changes_no_sum(start, first, second, calenda
     assert parts == whole
 
 
+@unhurried
 @given(moments, calendars)
 def test_months_follow_each_other_without_gap_or_overlap(at, calendar):
     month = calendar.month_of(at)
@@ -54,6 +59,7 @@ def test_months_follow_each_other_without_gap_or_overlap(at, calendar):
 stamps = st.one_of(st.just(0), st.integers(1, 5000))
 
 
+@unhurried
 @given(
     st.sampled_from(["Pending", "Running", "Succeeded", "Failed"]),
     st.sampled_from(["", "server-1"]),
@@ -88,6 +94,7 @@ def holds(draw):
     ]
 
 
+@unhurried
 @given(holds(), st.randoms())
 def test_after_cutting_no_second_has_more_seats_than_the_server_and_no_hold_has_grown(given_holds, random):
     size, all_holds = given_holds
