@@ -164,6 +164,12 @@ class Writer:
         self._paused = False
         self._pump()
 
+    async def land(self, seconds: float) -> None:
+        """Begin no more writes and wait for those in flight; whoever leads next must not meet them."""
+        self.pause()
+        if self._flying:
+            await asyncio.wait(self._flying, timeout=seconds)
+
     @property
     def idle(self) -> bool:
         """Say whether nothing waits and nothing is in flight."""

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _FAILURES_TOLERATED = 3
 _ON_ITS_WAY = 1.0
+_LANDING_SECONDS = 2.0
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -64,6 +65,7 @@ class Operator:
         self._leading = False
         self._planner: Planner[Any] | None = None
         self._watching: Watching | None = None
+        self._writer: Writer | None = None
         self._metering: Any = None
 
     async def run(self) -> int:
@@ -80,6 +82,8 @@ class Operator:
         finally:
             if self._watching is not None:
                 self._watching.stop()
+            if self._writer is not None:
+                await self._writer.land(_LANDING_SECONDS)
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=5)
@@ -193,17 +197,16 @@ class Operator:
     def _settings_told(
         self, text: SettingsText, settings: Settings | None, digest: str, message: str
     ) -> None:
+        """Record a version of the settings, loaded or refused, where people look: on the ConfigMap."""
+        if self._writer is None:
+            return
+        tell = self._writer.events.tell
         about = About("ConfigMap", text.namespace, text.name, text.uid)
         if settings is None:
-            self._writer.events.tell(
-                about,
-                "SettingsRefused",
-                f"settings {digest[:12]} refused, the last good ones stay: {message}",
-                clock(),
-                warning=True,
-            )
+            words = f"settings {digest[:12]} refused, the last good ones stay: {message}"
+            tell(about, "SettingsRefused", words, clock(), warning=True)
         else:
-            self._writer.events.tell(about, "SettingsLoaded", f"settings {digest} loaded", clock())
+            tell(about, "SettingsLoaded", f"settings {digest} loaded", clock())
 
 
 async def run(options: Options) -> int:

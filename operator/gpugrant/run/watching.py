@@ -103,6 +103,8 @@ def _settings() -> Any:
     settings.posting.enabled = False
     settings.posting.level = logging.WARNING
     settings.scanning.disabled = True
+    # As long as it takes: an API server that is away for minutes is no reason to end.
+    settings.networking.error_backoffs = [1, 1, 2, *([3] * 100_000)]
     # Kopf is asked to store nothing on objects; should it ever, then not under its own names.
     settings.persistence.finalizer = f"{names.GROUP}/kopf"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{names.GROUP}")
