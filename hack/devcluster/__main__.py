@@ -3,10 +3,12 @@
 import argparse
 import asyncio
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from devcluster.binaries import BuildFailed
 from devcluster.client import Refused
+from devcluster.examples import write_examples
 from devcluster.fleet import Fleet, scaled, whole_fleet
 from devcluster.processes import ProcessEnded
 from devcluster.runfolder import ROOT, AlreadyRuns, RunFolder
@@ -37,11 +39,12 @@ def _up(given: argparse.Namespace) -> int:
         raise ValueError(f"SETTINGS={settings} is not a file")
     print(first_line(fleet), flush=True)
     with run.claimed({"command": "up", "servers": fleet.servers}):
+        write_examples(ROOT / "examples", run.examples, fleet, datetime.now(UTC).date())
         asyncio.run(bring_up(run, fleet, settings, operator=not given.no_operator))
     print(f"\nup. export KUBECONFIG={run.kubeconfig}")
     if run.metrics_url.exists():
         print(f"metrics: {run.metrics_url.read_text().strip()}   operator's log: {run.operator_log}")
-    print("to end it: make down")
+    print(f"examples that fit: {run.examples}   to end it: make down")
     return 0
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from devcluster import processes
 from devcluster.client import KubeClient
 from devcluster.fleet import scaled
