@@ -171,6 +171,8 @@ class Operator:
             time.time() - (time.monotonic() - pods.fresh_at(self._lease.renewed_at)) - _ON_ITS_WAY
         )
         await metering.meter.start()
+        health = metering.meter.health
+        self._probes.ready["ledger"] = lambda: None if health().ready else str(health().detail)
         self._metering = metering
         self._spawn("failures", self._parts.tell_failures(world, metering))
 
