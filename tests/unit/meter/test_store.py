@@ -92,6 +92,12 @@ def test_an_end_that_was_only_bounded_is_replaced_once_it_is_known(store):
     assert sums(store) == {("2026-11", USED): 480}
 
 
+def test_an_end_that_was_bounded_once_is_not_bounded_otherwise_later(store):
+    for seen in (50, 70, 30):
+        store.commit([ended("a", T, T + seen, reason=EndReason.UNOBSERVED)])
+    assert sums(store) == {("2026-11", USED): 400}
+
+
 def test_all_dimensions_stay_as_they_were_at_bind(store):
     store.commit([held("a", T, a_place(an_account("first")))])
     store.commit([ended("a", T, T + 60, a_place(an_account("second"), seats=1))])
