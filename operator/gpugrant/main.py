@@ -1,6 +1,7 @@
 """The commands. Heavy imports wait inside the commands, so that --help answers at once."""
 
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -16,8 +17,15 @@ _KUBECONFIG = click.option(
 )
 
 
+def _version() -> str:
+    try:
+        return metadata.version("gpugrant")
+    except metadata.PackageNotFoundError:
+        return "not installed: run from a checkout"
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="gpugrant", message="%(version)s")
+@click.version_option(_version(), message="%(version)s")
 def main() -> None:
     """Awarded GPUs, enforced, kept busy and accounted for on Kubernetes.
 
