@@ -64,7 +64,7 @@ generated: $(READY) ## are crds/ what the models say?
 check: lint types imports generated ## all checks but the tests
 
 crds: $(READY) ## write crds/ from the models
-	@$(BIN)/python -m gpugrant crds
+	@$(BIN)/python -m gpugrant crds --write
 
 bench: $(READY) binaries ## measure; prints a table and writes JSON
 	@exec env PYTHONPATH=hack $(BIN)/python -m bench $(ARGS)

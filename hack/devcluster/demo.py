@@ -38,7 +38,7 @@ def demo(run: RunFolder, fleet: Fleet, *, leave: bool) -> int:
     try:
         status = asyncio.run(_demo(run, fleet, leave=leave))
     except KeyboardInterrupt:
-        status = 130 if leave else status
+        status = 130  # before all was seen: afterwards an interruption is the way to end it, and no error
     finally:
         # A second Ctrl-C must not leave half of it running.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
