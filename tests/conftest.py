@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
 from cluster_kit.world import World
 from devcluster.client import KubeClient
 from devcluster.controlplane import ControlPlane
