@@ -10,7 +10,7 @@ import pytest
 
 from gpugrant import names
 
-from .api import Api, Json, pod_path
+from .api import Api, Json, eventually, pod_path
 from .attempts import LAX, OWN, PLAIN, TEAM
 from .install import apply_all, delete, of_policy, wait_until_policies_act, wait_until_policy_is_gone
 from .pods import a_gpu_pod, a_pod, gates_of, labels_of
@@ -115,9 +115,9 @@ def test_installed_in_order_there_is_no_moment_in_which_a_gpu_pod_gets_in_ungate
     with without(api, *everything):
         assert not gates_of(accepted(api, a_gpu_pod(), TEAM)), "nothing is installed, so nothing gates"
         apply_all(api, of_policy(names.POLICY_GUARD))
+        # The guard takes a moment to act; an install waits for it as this does.
+        eventually(lambda: _watch(api, 1) == ["refused"], "the guard acts alone")
         seen: list[str] = []
-        while _watch(api, 1) == ["ungated"]:
-            pass  # the guard takes a moment to act; the install waits for it as this does
         for name in everything[1:]:
             apply_all(api, of_policy(name))
             seen += _watch(api, 30)
