@@ -39,7 +39,7 @@ def read_terms(world: World, state: GrantState) -> None:
 
 
 def judge(world: World, state: GrantState, earlier: list[GrantState]) -> Verdict:
-    """Return the verdict on a grant, given the accepted grants that come before it."""
+    """Return the verdict on a grant, given its tenant's accepted grants of the line that come before it."""
     for check in CHECKS:
         verdict = check(world, state, earlier)
         if verdict:
@@ -173,7 +173,7 @@ def _within_quota(world: World, state: GrantState, earlier: list[GrantState]) ->
     limit = tenant_limit(world, state.tenant, state.line)
     if limit is None:
         return None
-    others = [g for g in earlier if g.tenant == state.tenant and g.line == state.line]
+    others = earlier
     peak = max(
         (
             sum(g.grant.spec.gpus for g in others if g.grant.spec and g.start <= t < g.end)

@@ -5,6 +5,7 @@ where it stays out of it. What is allocated stays allocated.
 """
 
 import heapq
+from collections import defaultdict
 
 from gpugrant import names
 from gpugrant.decide import reasons
@@ -82,21 +83,27 @@ def run_line(world: World, line: Line, states: list[GrantState], now: int) -> No
     """Judge and place all grants of a line."""
     pools = pools_of_line(world, line)
     calendar = Calendar(world, pools, line[2])
-    accepted: list[GrantState] = []
-    for state in sorted(states, key=lambda s: (not s.pool, line_order(s.grant))):
-        # What is over stands as it was granted, whoever came since.
-        state.accepted = judge(world, state, accepted if now < state.end else [])
-        if state.accepted.ok and now < state.end:
-            accepted.append(state)
-        if state.shared and state.pool and now < state.end:
-            calendar.shared[state.pool].append(state)
-    # A grant that is placed may move the shadow of one that waits: go on until nobody else finds a place.
-    placed = -1
-    while placed != (placed := sum(1 for s in states if s.pool)):
+    # Who is placed comes first in the tenant's quota, and may move the shadow of one that waits: go on until nothing
+    # changes any more.
+    before: object = None
+    while before != (before := [(s.pool, s.accepted.reason) for s in states]):
+        _judge_all(world, calendar, states, now)
         calendar.shadows.clear()
         for state in states:
             _place(world, calendar, state, now)
     _say_why_not(world, calendar, states, now)
+
+
+def _judge_all(world: World, calendar: Calendar, states: list[GrantState], now: int) -> None:
+    calendar.shared.clear()
+    accepted: dict[str, list[GrantState]] = defaultdict(list)  # by tenant
+    for state in sorted(states, key=lambda s: (not s.pool, line_order(s.grant))):
+        # What is over stands as it was granted, whoever came since.
+        state.accepted = judge(world, state, accepted[state.tenant] if now < state.end else [])
+        if state.accepted.ok and now < state.end:
+            accepted[state.tenant].append(state)
+        if state.shared and state.pool and now < state.end:
+            calendar.shared[state.pool].append(state)
 
 
 def _say_why_not(world: World, calendar: Calendar, states: list[GrantState], now: int) -> None:

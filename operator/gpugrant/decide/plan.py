@@ -29,6 +29,8 @@ def plan(snapshot: Snapshot, now: int) -> Plan:
 def make_plan(world: World, now: int) -> Plan:
     """Return what to do now, and note it in the world as assumed."""
     actions: list[Action] = []
+    if now < world.now:  # the clock was set back: what had passed is to come again
+        world.all_dirty = True
     world.now = now
     # 1. Time: terms that begin or end, back-offs and delays that are over.
     _let_time_pass(world, now)
@@ -37,7 +39,8 @@ def make_plan(world: World, now: int) -> Plan:
     # 3. What grants have, they keep.
     states = {line: keep_bookings(world, line, now) for line in lines}
     # 4. Shares: whole fabrics first, never out of what is in use.
-    for name in sorted(world.dirty_pools):
+    pools, world.dirty_pools = sorted(world.dirty_pools), set()
+    for name in pools:
         state = world.pools.get(name)
         if state and state.pool.spec:
             assign_shares(world, state)
@@ -47,15 +50,14 @@ def make_plan(world: World, now: int) -> Plan:
         run_line(world, line, states[line], now)
         actions += end_what_is_over(world, states[line], now)
         _note_line(world, line, states[line], now)
-    world.dirty_pools.clear()
     # 6. Servers' labels and taints.
-    for name in sorted(world.dirty_servers):
+    servers, world.dirty_servers = sorted(world.dirty_servers), set()
+    for name in servers:
         server = world.servers.get(name)
         write = rewrite_server(world, server, now) if server else None
         if write:
             world.writing[write.node] = write
             actions.append(write)
-    world.dirty_servers.clear()
     # 7. Take back what did not bind in time.
     actions += take_back_overdue(world, now)
     # 8. Release what waits, tenant by tenant, and say why the rest waits.
@@ -225,6 +227,8 @@ def _status(world: World, key: tuple[str, str, str], now: int, urgent: bool) -> 
 
 def _wake_at(world: World, now: int) -> int | None:
     times = [heap[0] for heap in (world.wakes,) if heap]
+    if world.dirty_pools or world.dirty_lines or world.dirty_servers or world.dirty_tenants:
+        times.append(now)
     times += [heap[0][0] for heap in (world.edges, world.deadlines, world.recheck) if heap]
     times += [max(due, now) for due in world.retry_at.values()]
     if world.figures_changed:

@@ -115,7 +115,7 @@ def _serve_head(
         return None
     never: Verdict | None = None
     waits: Verdict | None = None
-    for state in grants:
+    for state in _where_the_gang_lives(world, head, grants):
         if state.grant.uid in blocked:
             waits = waits or blocked[state.grant.uid]
             continue
@@ -134,6 +134,13 @@ def _serve_head(
     for state in grants:
         blocked.setdefault(state.grant.uid, waits)
     return waits
+
+
+def _where_the_gang_lives(world: World, pod: Pod, grants: list[GrantState]) -> list[GrantState]:
+    """Return the grants a pod may go to: where others of its gang run, if that is one of them."""
+    gang = world.gangs.get(world.gang_key(pod) or ("", ""))
+    homes = {world.entries[u].grant for u in gang.living} if gang else set()
+    return [s for s in grants if s.grant.uid in homes] or grants
 
 
 def _unit(world: World, head: Pod, now: int) -> Unit | Verdict:
@@ -181,7 +188,8 @@ def gang_is_whole(world: World, gang: Gang, now: int) -> bool:
     if gang.whole:
         return bool(gang.living)
     members = [world.pods[u] for u in gang.living]
-    return bool(members) and all(p.node and now >= world.bind_deadline(p) for p in members)
+    gang.whole = bool(members) and all(p.node and now >= world.bind_deadline(p) for p in members)
+    return gang.whole
 
 
 def _try_grant(
@@ -379,7 +387,8 @@ def _queueing_for(world: World, state: GrantState) -> str:
 
 
 def _explain(world: World, pod: Pod, why: str, actions: list[Action], reason: str = "") -> None:
-    message = f"waiting for {reasons.counted(world.seats_of(pod), 'GPU')}: {why}"
+    seats = world.seats_of(pod)
+    message = f"waiting for {reasons.counted(seats, 'GPU')}: {why}" if seats else f"waiting: {why}"
     world.unexplained.get(world.entries[pod.uid].tenant, set()).discard(pod.uid)
     world.why_waiting[pod.uid] = reason or reasons.NO_ROOM
     known = world.told.get(pod.uid) or pod.waiting

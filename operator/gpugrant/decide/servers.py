@@ -18,6 +18,7 @@ LINGER_SECONDS = 30
 def rewrite_server(world: World, server: Server, now: int) -> WriteServer | None:
     """Return what has to change on a node, None where nothing has or a change is under way."""
     node = server.node
+    _keep_share_in_use(world, server)
     if node is None or server.name in world.writing or len(server.claims) > 1:
         return None  # a node that two pools claim is left as it is until people say whose it is
     wanted = _wanted_labels(world, server, now)
@@ -35,6 +36,15 @@ def rewrite_server(world: World, server: Server, now: int) -> WriteServer | None
     if not world.may_try(server.name):
         return None
     return WriteServer(server.name, changes, add, drop)
+
+
+def _keep_share_in_use(world: World, server: Server) -> None:
+    """Take back a change of share that was not written before something came to run here."""
+    written = server.label(names.SHARE_LABEL)
+    if written and server.share and written != server.share and server.pods:
+        server.share = written
+        world.stand(server)
+        world.dirty_pools.update(server.claims)
 
 
 def _is_ours(world: World, server: Server, taint: Taint) -> bool:

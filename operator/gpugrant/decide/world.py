@@ -750,7 +750,7 @@ class World:
                     del self.servers[server.name]
         if entry.gang:
             gang = self.gangs[entry.gang]
-            if entry.kind == "waiting" and len(gang.waiting) + len(gang.living) == gang.size:
+            if len(gang.waiting) + len(gang.living) == gang.size:
                 self.unpark(gang.waiting - {uid})  # not whole any more
             gang.waiting.discard(uid)
             gang.living.discard(uid)
