@@ -76,7 +76,9 @@ class Cluster:
         self.namespaces[name] = Namespace(name, tenant, provider)
         self.world.put_namespace(self.namespaces[name])
 
-    def add_node(self, name: str, provider: str = "nhn", product: str = "B200", fabric: str = "f1", gpus: int = 8) -> None:
+    def add_node(
+        self, name: str, provider: str = "nhn", product: str = "B200", fabric: str = "f1", gpus: int = 8
+    ) -> None:
         labels = {
             names.PROVIDER_LABEL: provider,
             names.PRODUCT_LABEL: product,
@@ -130,7 +132,11 @@ class Cluster:
         body = {
             "gpuType": "B200",
             "gpus": 8,
-            "term": {"start": instant(self.now + start), "end": instant(self.now + end), "graceSeconds": grace},
+            "term": {
+                "start": instant(self.now + start),
+                "end": instant(self.now + end),
+                "graceSeconds": grace,
+            },
             **spec,
         }
         uid = self.next_uid("grant")
@@ -145,7 +151,9 @@ class Cluster:
         grant = self.grants[uid]
         assert grant.spec
         body = {**grant.spec.model_dump(by_alias=True, exclude_none=True), **spec}
-        self.put_grant(replace(grant, generation=grant.generation + 1, spec=GpuGrantSpec.model_validate(body)))
+        self.put_grant(
+            replace(grant, generation=grant.generation + 1, spec=GpuGrantSpec.model_validate(body))
+        )
 
     def drop_grant(self, uid: str) -> None:
         del self.grants[uid]
@@ -265,7 +273,9 @@ class Cluster:
         if pod is None or names.GATE not in pod.gates:
             self.world.forget(action, "422")
             return
-        shape = replace(pod.shape, selector=tuple(sorted({**dict(pod.shape.selector), **dict(action.selector)}.items())))
+        shape = replace(
+            pod.shape, selector=tuple(sorted({**dict(pod.shape.selector), **dict(action.selector)}.items()))
+        )
         self.put_pod(
             replace(
                 pod,
@@ -281,12 +291,17 @@ class Cluster:
 
     def _set_status(self, action: SetStatus) -> None:
         if action.kind == "GpuGrant":
-            grant = next((g for g in self.grants.values() if (g.namespace, g.name) == (action.namespace, action.name)), None)
+            grant = next(
+                (g for g in self.grants.values() if (g.namespace, g.name) == (action.namespace, action.name)),
+                None,
+            )
             if grant:
                 status = _merge(grant.status, action.status)
                 had = status.get("allocation")
                 allocation = (
-                    Allocation(had["pool"], had["fabric"], tuple(had["servers"]), had["gpus"]) if had else None
+                    Allocation(had["pool"], had["fabric"], tuple(had["servers"]), had["gpus"])
+                    if had
+                    else None
                 )
                 self.put_grant(replace(grant, status=status, allocation=allocation))
         elif action.kind == "GpuPool" and action.name in self.pools:

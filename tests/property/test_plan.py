@@ -4,13 +4,15 @@ by bit is what would be worked out from scratch.
 
 import random
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from cluster_model.cluster import GPU, Cluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from cluster_model.cluster import GPU, Cluster
 from gpugrant import names
 from gpugrant.config import Settings
 from gpugrant.decide.actions import Action, ExplainPod, ReleasePod, WriteServer
@@ -36,7 +38,10 @@ STEP = st.tuples(
 def a_fleet(public: int | None) -> Cluster:
     cluster = Cluster(
         Settings.model_validate(
-            {"programmes": {"default": {"conflictOfInterest": False, "caps": {"B200": 64}}}, "bindTimeoutSeconds": 60}
+            {
+                "programmes": {"default": {"conflictOfInterest": False, "caps": {"B200": 64}}},
+                "bindTimeoutSeconds": 60,
+            }
         )
     )
     for tenant in TENANTS:
@@ -142,7 +147,11 @@ class History:
 
     def shared_grant(self, n: int) -> None:
         self.c.add_grant(
-            TENANTS[n % 3], self.c.next_uid("s"), gpus=1 + n % 12, end=500 + n % 5000, placement="SharedServers"
+            TENANTS[n % 3],
+            self.c.next_uid("s"),
+            gpus=1 + n % 12,
+            end=500 + n % 5000,
+            placement="SharedServers",
         )
 
     def future_grant(self, n: int) -> None:
@@ -267,7 +276,7 @@ class History:
         grant = c.grants[action.grant_uid]
         pod = c.pods[action.uid]
         assert grant.spec
-        start, end = grant.spec.term.bounds(__import__("zoneinfo").ZoneInfo("UTC"))
+        start, end = grant.spec.term.bounds(ZoneInfo("Asia/Seoul"))
         assert start <= c.now < end, "released outside of the term"
         assert grant.spec.suspend == "None"
         need = pod.shape.amount(GPU)
@@ -276,9 +285,15 @@ class History:
         assert c.namespaces[grant.namespace].tenant == tenant, "another tenant's grant"
         quota = c.quotas[tenant].spec
         assert quota
-        of_share = [g.uid for g in c.grants.values() if g.namespace == tenant and g.spec and g.spec.share == grant.spec.share]
+        of_share = [
+            g.uid
+            for g in c.grants.values()
+            if g.namespace == tenant and g.spec and g.spec.share == grant.spec.share
+        ]
         if grant.spec.share == "Public":
-            assert sum(c.taken(u) for u in of_share) + need <= quota.limits[0].gpus, "more than the tenant's limit"
+            assert sum(c.taken(u) for u in of_share) + need <= quota.limits[0].gpus, (
+                "more than the tenant's limit"
+            )
         node = c.nodes[action.server]
         assert node.ready and not node.unschedulable, "released onto a server that cannot take it"
         assert node.labels.get(names.SHARE_LABEL) == grant.spec.share, "shares mixed"
@@ -287,14 +302,17 @@ class History:
         pinned = [
             p
             for p in c.pods.values()
-            if not p.ended and (p.node == node.name or (not p.node and not p.deleting and _pin(p) == node.name))
+            if not p.ended
+            and (p.node == node.name or (not p.node and not p.deleting and _pin(p) == node.name))
         ]
         used = sum(p.shape.amount(GPU) for p in pinned)
         assert used + need <= dict(node.allocatable)[GPU], "more than the server has"
         others = {p.grant_uid for p in pinned if p.grant_uid} - {grant.uid}
         if grant.spec.placement != "SharedServers":
             assert not others, "a server of its own is shared"
-        assert {c.namespaces[p.namespace].tenant for p in pinned if p.grant_uid} <= {tenant}, "tenants share a server"
+        assert {c.namespaces[p.namespace].tenant for p in pinned if p.grant_uid} <= {tenant}, (
+            "tenants share a server"
+        )
 
     def check_server_write(self, action: WriteServer) -> None:
         node = self.c.nodes.get(action.node)
@@ -333,7 +351,7 @@ class History:
         # No two grants have one server at one time.
         for server in c.world.servers.values():
             booked = sorted((b.start, b.end, b.grant) for b in server.bookings if b.end > c.now)
-            for one, other in zip(booked, booked[1:], strict=False):
+            for one, other in pairwise(booked):
                 assert one[1] <= other[0], f"{server.name} is booked twice: {one} {other}"
         for state in c.world.grants.values():
             spec = state.grant.spec
@@ -346,12 +364,21 @@ class History:
         # The planner's books are the cluster's.
         for uid, usage in c.world.usage.items():
             mine = c.taken(uid)
-            assert usage.held + usage.reserved - sum(
-                c.pods[u].shape.amount(GPU) for u in c.world.assumed if c.world.assumed[u].grant_uid == uid
-            ) == mine, f"{uid}: {usage} but {mine}"
+            assert (
+                usage.held
+                + usage.reserved
+                - sum(
+                    c.pods[u].shape.amount(GPU)
+                    for u in c.world.assumed
+                    if c.world.assumed[u].grant_uid == uid
+                )
+                == mine
+            ), f"{uid}: {usage} but {mine}"
         for server in c.world.servers.values():
             if server.pool:
-                held = sum(p.shape.amount(GPU) for p in c.pods.values() if p.node == server.name and not p.ended)
+                held = sum(
+                    p.shape.amount(GPU) for p in c.pods.values() if p.node == server.name and not p.ended
+                )
                 assert server.seats_held == held
 
     def check_rest(self) -> None:

@@ -118,7 +118,7 @@ class Calendar:
         assert pool.pool.spec
         most = pool.pool.spec.max_shared_servers
         with_it = [*self.shared[pool.pool.name], state]
-        for instant, own, shared in self._profile(pool, start, state.end, with_it, {state.grant.uid: seats}):
+        for _, own, shared in self._profile(pool, start, state.end, with_it, {state.grant.uid: seats}):
             if shared + own > self._usable(pool) or (most is not None and shared > most):
                 return False
         return True

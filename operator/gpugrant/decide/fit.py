@@ -10,10 +10,15 @@ from gpugrant.model.pod import Requirement, Shape, Term, Toleration
 _BLOCKING = ("NoSchedule", "NoExecute")
 
 
-def node_matches(shape: Shape, node: Node, granted_taint: str = "") -> bool:
+# Kubernetes' own taints tell a node's state of the moment (not-ready, unschedulable, pressure …).
+_PASSING = "node.kubernetes.io/"
+
+
+def node_matches(shape: Shape, node: Node, granted_taint: str = "", passing: bool = True) -> bool:
     """Say whether selector, affinity and taints let the pod onto the node.
 
-    ``granted_taint`` is the key that the release will tolerate.
+    ``granted_taint`` is the key that the release will tolerate. Without ``passing``, taints that come and go with
+    the node's state are looked away from: would the pod fit a healthy server?
     """
     labels = node.labels
     for key, value in shape.selector:
@@ -22,6 +27,8 @@ def node_matches(shape: Shape, node: Node, granted_taint: str = "") -> bool:
     if shape.affinity and not any(_term_holds(term, node) for term in shape.affinity):
         return False
     for taint in node.taints:
+        if not passing and taint.key.startswith(_PASSING):
+            continue
         if taint.effect in _BLOCKING and taint.key != granted_taint:
             if not any(_tolerates(t, taint.key, taint.value, taint.effect) for t in shape.tolerations):
                 return False

@@ -91,7 +91,8 @@ def could_ever_fit(world: World, state: GrantState, pods: list[Pod], resource: s
     failing: dict[Shape, None] = {}
     shapes = {p.shape for p in pods}
     matching = {
-        shape: [s for s in candidates if s.node and node_matches(shape, s.node, resource)] for shape in shapes
+        shape: [s for s in candidates if s.node and node_matches(shape, s.node, resource, passing=False)]
+        for shape in shapes
     }
     for shape, servers in matching.items():
         if not servers:

@@ -95,6 +95,11 @@ def _let_time_pass(world: World, now: int) -> None:
             world.unexplained[world.entries[uid].tenant].add(uid)
             world.dirty_tenants.add(world.entries[uid].tenant)
     world.unpark_due(now)
+    if world.placement_changed:
+        world.placement_changed = False
+        world.never_fits.clear()
+        for tenant in {world.entries[uid].tenant for uid in world.parked}:
+            world.reconsider(tenant)
     if now // 3600 != world.hour:
         world.hour = now // 3600
         world.figures_changed.update(

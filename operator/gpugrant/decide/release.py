@@ -15,10 +15,9 @@ from gpugrant.decide.actions import Action, ExplainPod, ReleasePod, WriteServer
 from gpugrant.decide.match import asked_resource, candidate_grants, may_start
 from gpugrant.decide.pack import Packer, could_ever_fit, find_to_open, limit_left, shared_for
 from gpugrant.decide.reasons import Verdict
-from gpugrant.decide.state import Gang, GrantState, Lane
+from gpugrant.decide.state import Gang, GrantState, Lane, LaneKey
 from gpugrant.decide.world import World, parse_gang_size
 from gpugrant.model.pod import Pod
-
 
 # A server is on its way: that is a matter of moments, and no news for anybody.
 OPENING = Verdict(False, reasons.NO_ROOM, "")
@@ -36,9 +35,9 @@ def release_tenant(world: World, tenant: str, now: int) -> list[Action]:
     """Return releases, servers to open and explanations for one tenant's waiting pods."""
     actions: list[Action] = []
     blocked: dict[str, Verdict] = {}
-    closed: dict[tuple[str, ...], Verdict] = {}
-    heads: list[tuple[tuple[int, int, str, str], tuple[str, ...]]] = []
-    active: dict[tuple[str, ...], list[GrantState]] = {}
+    closed: dict[LaneKey, Verdict] = {}
+    heads: list[tuple[tuple[int, int, str, str], LaneKey]] = []
+    active: dict[LaneKey, list[GrantState]] = {}
     for key, lane in list(world.lanes.get(tenant, {}).items()):
         verdict = _open_lane(world, lane, tenant, now, active)
         if verdict:
@@ -47,7 +46,7 @@ def release_tenant(world: World, tenant: str, now: int) -> list[Action]:
             heapq.heappush(heads, (lane.queue[0], key))
     while heads:
         _, key = heapq.heappop(heads)
-        lane_now = world.lanes.get(tenant, {}).get(key)  # type: ignore[arg-type]
+        lane_now = world.lanes.get(tenant, {}).get(key)
         if lane_now is None:
             continue
         grants = active[key]
@@ -59,13 +58,13 @@ def release_tenant(world: World, tenant: str, now: int) -> list[Action]:
         if held_back:
             closed[key] = held_back
         elif key in world.lanes.get(tenant, {}):
-            heapq.heappush(heads, (world.lanes[tenant][key].queue[0], key))  # type: ignore[index]
+            heapq.heappush(heads, (world.lanes[tenant][key].queue[0], key))
     actions += _explain_rest(world, tenant, closed, active)
     return actions
 
 
 def _open_lane(
-    world: World, lane: Lane, tenant: str, now: int, active: dict[tuple[str, ...], list[GrantState]]
+    world: World, lane: Lane, tenant: str, now: int, active: dict[LaneKey, list[GrantState]]
 ) -> Verdict | None:
     """Find the grants a lane may use now; return why there is none."""
     first = world.pods[lane.queue[0][3]]
@@ -119,13 +118,13 @@ def _serve_head(
         if state.grant.uid in blocked:
             waits = waits or blocked[state.grant.uid]
             continue
-        verdict = _try_grant(world, unit, state, now, actions)
-        if verdict is None:
+        obstacle = _try_grant(world, unit, state, now, actions)
+        if obstacle is None:
             return None
-        if verdict.lasting:
-            never = never or verdict
+        if obstacle.lasting:
+            never = never or obstacle
         else:
-            waits = waits or verdict
+            waits = waits or obstacle
     if waits is None:
         assert never
         for pod in unit.pods:
@@ -152,7 +151,8 @@ def _unit(world: World, head: Pod, now: int) -> Unit | Verdict:
         return Verdict(
             False,
             reasons.GANG_INVALID,
-            f"annotation {names.GANG_SIZE_ANNOTATION}: {head.gang_size!r} is no gang size: write a whole number of pods",
+            f"annotation {names.GANG_SIZE_ANNOTATION}: {head.gang_size!r} is no gang size: "
+            "write a whole number of pods",
         )
     key = world.gang_key(head)
     if key is None:
@@ -343,8 +343,8 @@ def _set_aside(world: World, pod: Pod, verdict: Verdict, actions: list[Action]) 
 def _explain_rest(
     world: World,
     tenant: str,
-    closed: dict[tuple[str, ...], Verdict],
-    active: dict[tuple[str, ...], list[GrantState]],
+    closed: dict[LaneKey, Verdict],
+    active: dict[LaneKey, list[GrantState]],
 ) -> list[Action]:
     """Explain what still waits: the head of a lane by its verdict, those behind by the grant they queue for.
 
@@ -353,7 +353,7 @@ def _explain_rest(
     """
     actions: list[Action] = []
     for key, verdict in closed.items():
-        lane = world.lanes.get(tenant, {}).get(key)  # type: ignore[call-overload]
+        lane = world.lanes.get(tenant, {}).get(key)
         if lane is None:
             continue
         if not verdict.message:

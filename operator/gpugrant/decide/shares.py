@@ -51,8 +51,8 @@ def _may_convert(state: PoolState) -> bool:
     """
     for condition in state.pool.status.get("conditions") or ():
         if condition.get("type") == "ShareMet":
-            newer = condition.get("observedGeneration", 0) < state.pool.generation
-            return newer or condition.get("reason") == reasons.SERVERS_IN_USE
+            newer = int(condition.get("observedGeneration", 0)) < state.pool.generation
+            return newer or bool(condition.get("reason") == reasons.SERVERS_IN_USE)
     return True
 
 

@@ -11,6 +11,9 @@ from gpugrant.model.node import Node
 from gpugrant.model.objects import Grant, Pool
 from gpugrant.model.pod import Pod
 
+# namespace (where a grant is named), grant, resource, product: pods of one lane have the same candidate grants
+LaneKey = tuple[str, str, str, str]
+
 PUBLIC = "Public"
 OWN_USE = "OwnUse"
 
@@ -142,6 +145,6 @@ class Gang:
 class Lane:
     """Waiting pods with the same candidate grants, first come first served."""
 
-    key: tuple[str, ...]
+    key: LaneKey
     told: str = ""  # why those behind the head wait, as they were told last
     queue: list[tuple[int, int, str, str]] = field(default_factory=list)  # (-priority, created, name, uid)

@@ -238,9 +238,7 @@ def grant_status(world: World, state: GrantState, now: int) -> Doc:
         "summary": {
             "why": _why(state, ready),
             "leftHours": str(left // 3600) if left is not None and placed else "",
-            "lastDay": state.grant.spec.term.last_day(state.zone).isoformat()
-            if grant.spec and state.zone
-            else "",
+            "lastDay": grant.spec.term.last_day(state.zone).isoformat() if grant.spec and state.zone else "",
             "next": _next(state, now),
         },
     }
@@ -400,24 +398,22 @@ def quota_status(world: World, quota: Quota, now: int) -> Doc:
     for limit in quota.spec.limits if quota.spec else ():
         lines.add((limit.programme, limit.gpu_type, limit.share))
         hours = hours or limit.gpu_hours_per_month is not None
-    rows = []
+    rows: list[Doc] = []
     for line in sorted(lines):
         states = [world.grants[u] for u in world.grants_of(quota.name) if world.grants[u].line == line]
         seconds = sum(world.month_seconds.get(s.grant.uid, 0) for s in states)
+        most = tenant_limit(world, quota.name, line)
         rows.append(
             {
                 "programme": line[0],
                 "gpuType": line[1],
                 "share": line[2],
-                "limit": tenant_limit(world, quota.name, line),
+                **({} if most is None else {"limit": most}),
                 "granted": sum(s.seats for s in states if s.pool and now < s.end),
                 "held": sum(world.usage[s.grant.uid].held for s in states if s.grant.uid in world.usage),
                 "gpuHoursThisMonth": seconds // 3600,
             }
         )
-    for row in rows:
-        if row["limit"] is None:
-            del row["limit"]
     spaces = sorted(n.name for n in world.namespaces.values() if n.tenant == quota.name)
     ready = (
         Verdict(False, reasons.INVALID_SPEC, quota.error)
@@ -439,9 +435,9 @@ def quota_status(world: World, quota: Quota, now: int) -> Doc:
                 now,
             )
         )
-    held, granted = sum(int(r["held"]) for r in rows), sum(int(r["granted"]) for r in rows)
-    limits = [r.get("limit") for r in rows]
-    total = str(sum(int(v) for v in limits if v is not None)) if limits and None not in limits else "-"
+    held, granted = sum(r["held"] for r in rows), sum(r["granted"] for r in rows)
+    limited = bool(rows) and all("limit" in r for r in rows)
+    total = str(sum(r["limit"] for r in rows)) if limited else "-"
     return {
         "observedGeneration": gen,
         "conditions": conditions,
@@ -449,7 +445,7 @@ def quota_status(world: World, quota: Quota, now: int) -> Doc:
         "limits": rows,
         "summary": {
             "gpus": f"{held}/{granted}/{total}",
-            "hours": str(sum(int(r["gpuHoursThisMonth"]) for r in rows)),
+            "hours": str(sum(r["gpuHoursThisMonth"] for r in rows)),
             "why": "" if ready.reason == reasons.READY else ready.message,
         },
     }

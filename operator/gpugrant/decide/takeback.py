@@ -56,7 +56,8 @@ def end_what_is_over(world: World, states: list[GrantState], now: int) -> list[A
         if spec is None:
             continue
         if state.end and now >= state.grace_end:
-            message = f"grant {state.grant.name} ended on {spec.term.end}, and its grace of {spoken(spec.term.grace_seconds)} is over"
+            grace = spoken(spec.term.grace_seconds)
+            message = f"grant {state.grant.name} ended on {spec.term.end}, and its grace of {grace} is over"
         elif spec.suspend == "Drain":
             message = f"grant {state.grant.name} is suspended with Drain"
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections import defaultdict
+from typing import Any
 
 from gpugrant import names
 from gpugrant.config import Settings
@@ -24,13 +25,12 @@ from gpugrant.decide.actions import (
     WriteServer,
 )
 from gpugrant.decide.seats import FreeSeats
-from gpugrant.decide.state import OWN_USE, Gang, GrantState, Lane, PoolState, Server, Tally, Usage
+from gpugrant.decide.state import OWN_USE, Gang, GrantState, Lane, LaneKey, PoolState, Server, Tally, Usage
 from gpugrant.model.node import Node
 from gpugrant.model.objects import Grant, Namespace, Pool, Quota
 from gpugrant.model.pod import Pod
 from gpugrant.model.snapshot import Snapshot
 
-LaneKey = tuple[str, str, str, str]  # namespace (where a grant is named), grant, resource, product
 LARGEST_GANG = 100_000
 
 
@@ -109,6 +109,7 @@ class World:
         self.figures_changed: set[tuple[str, str, str]] = set()
         self.unexplained: dict[str, set[str]] = defaultdict(set)  # tenant -> uids
         self.all_dirty = True
+        self.placement_changed = False  # nodes' labels or taints: what never fitted may fit
         self._tenants_stale = True
         self._tenant_grants: dict[str, list[str]] = {}
         self.deadlines: list[tuple[int, str]] = []  # bind time-outs: (when, uid)
@@ -248,6 +249,8 @@ class World:
         old, server.node = server.node, node
         if old is None or old.labels.get(names.HOSTNAME_LABEL) != node.labels.get(names.HOSTNAME_LABEL):
             self.by_hostname[node.labels.get(names.HOSTNAME_LABEL, node.name)] = node.name
+        if old is None or _placement(old, self.resources) != _placement(node, self.resources):
+            self.placement_changed = True
         if old is None or _matters(old) != _matters(node):
             self._claim(server)
             self._server_changed(server)
@@ -447,8 +450,15 @@ class World:
         self._forget_memory(uid)
 
     def _forget_memory(self, uid: str) -> None:
-        for memory in (self.assumed, self.places, self.told, self.evicting, self.parked):
-            memory.pop(uid, None)  # type: ignore[attr-defined]
+        memories: tuple[dict[str, Any], ...] = (
+            self.assumed,
+            self.places,
+            self.told,
+            self.evicting,
+            self.parked,
+        )
+        for memory in memories:
+            memory.pop(uid, None)
         self.why_waiting.pop(uid, None)
         self.labelling.discard(uid)
         for key in (uid, f"explain/{uid}"):
@@ -893,11 +903,11 @@ class World:
     def retry_due(self, now: int) -> list[str]:
         """Return what may be tried again now; the delay doubles from none to half a minute."""
         due = []
-        for key, at in list(self.retry_at.items()):
-            if at == -1:
-                at = self.retry_at[key] = now + 2 ** min(self.failures[key], 6) // 2
-                self.wake(at)
-            if at <= now:
+        for key in list(self.retry_at):
+            if self.retry_at[key] == -1:
+                self.retry_at[key] = now + 2 ** min(self.failures[key], 6) // 2
+                self.wake(self.retry_at[key])
+            if self.retry_at[key] <= now:
                 del self.retry_at[key]
                 due.append(key)
         return due
@@ -927,6 +937,12 @@ def _matters(node: Node) -> tuple[object, ...]:
         node.allocatable,
         node.maintenance,
     )
+
+
+def _placement(node: Node, ours: frozenset[str]) -> tuple[object, ...]:
+    """Return what of a node the scheduler's own rules look at."""
+    theirs = {k: v for k, v in node.labels.items() if k not in names.NODE_LABELS}
+    return theirs, tuple(t for t in node.taints if t.key not in ours)
 
 
 def _selects(state: PoolState, labels: dict[str, str]) -> bool:

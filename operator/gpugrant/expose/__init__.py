@@ -1,0 +1,1 @@
+"""What others see: metrics and the figures behind them."""

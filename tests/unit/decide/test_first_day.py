@@ -1,8 +1,10 @@
 """The main job in memory: pools, grants, pods, end to end through plan()."""
 
+from cluster_model.cluster import Cluster
 from gpugrant import names
 from gpugrant.config import Settings
-from cluster_model.cluster import Cluster
+from gpugrant.model.node import Taint
+from gpugrant.model.pod import Shape
 
 
 def a_cluster(**settings: object) -> Cluster:
@@ -30,9 +32,7 @@ def test_a_grant_gets_whole_servers_of_one_fabric_and_its_pods_run_there() -> No
     assert cluster.taken(uid) == 16
     assert {cluster.nodes[cluster.pods[p].node].labels[names.FABRIC_LABEL] for p in pods[:2]} == {"f1"}
     waiting = cluster.pods[pods[2]]
-    assert waiting.waiting == (
-        "waiting for 8 GPUs: grant train (16 GPUs, B200) has 0 free; it is next"
-    )
+    assert waiting.waiting == ("waiting for 8 GPUs: grant train (16 GPUs, B200) has 0 free; it is next")
     cluster.end_pod(pods[0])
     cluster.settle()
     assert cluster.bind_all() == 1
@@ -109,3 +109,30 @@ def test_after_the_grace_running_pods_are_evicted() -> None:
     assert cluster.taken(uid) == 0
     assert cluster.reason(uid) == "Ended"
     assert names.GRANT_UID_LABEL not in {k for n in cluster.nodes.values() for k in n.labels}
+
+
+def test_a_pod_that_no_server_could_take_for_a_moment_is_judged_again() -> None:
+    cluster = a_cluster()
+    four_servers(cluster)
+    for name in list(cluster.nodes):
+        cluster.change_node(name, taints=(Taint("node.kubernetes.io/not-ready", "", "NoSchedule"),))
+        cluster.change_node(
+            name, labels={k: v for k, v in cluster.nodes[name].labels.items() if "fast" not in k}
+        )
+    cluster.add_pool("p")
+    uid = cluster.add_grant("lab", "train", gpus=16)
+    shape = Shape(resources=((names.DEFAULT_RESOURCE, 8),), selector=(("fast", "yes"),))
+    choosy = cluster.add_pod("lab", shape=shape)
+    other = cluster.add_pod("lab", 8)
+    cluster.settle()
+    assert cluster.taken(uid) == 0
+    assert "matches the pod's nodeSelector" in cluster.pods[choosy].waiting
+    assert cluster.pods[other].waiting == (
+        "waiting for 8 GPUs: grant train (16 GPUs, B200) has 16 free, but not where this fits: "
+        "at most 8 on one server; it is next"
+    )
+    for name in list(cluster.nodes):
+        taints = tuple(t for t in cluster.nodes[name].taints if t.key != "node.kubernetes.io/not-ready")
+        cluster.change_node(name, taints=taints, labels={**cluster.nodes[name].labels, "fast": "yes"})
+    cluster.settle()
+    assert cluster.taken(uid) == 16
