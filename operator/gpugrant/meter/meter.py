@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from msgspec import Struct
@@ -295,11 +296,11 @@ class Meter:
         """Write batches for as long as the operator runs."""
         retry = 0.5
         while True:
-            try:
-                await asyncio.wait_for(self._wake.wait(), WATERMARK_SECONDS)
+            # Not wait_for: Python 3.11's loses a cancellation that comes together with what it waits for.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATERMARK_SECONDS):
+                    await self._wake.wait()
                 await asyncio.sleep(BATCH_SECONDS)
-            except TimeoutError:
-                pass
             self._wake.clear()
             if await self._flush():
                 retry = 0.5

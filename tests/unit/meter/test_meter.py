@@ -310,9 +310,13 @@ async def test_waits_are_told_once_per_pod_and_not_again_after_a_restart(bench):
     assert bench.waits == [12]
 
 
-async def test_stopping_writes_what_is_queued(bench):
+@pytest.mark.parametrize("turns", range(8))
+async def test_stopping_writes_what_is_queued_at_whatever_moment_it_comes(bench, turns):
     meter = await bench.start()
     meter.observe_pod(finished())
-    await meter.stop()
+    for _ in range(turns):  # turns of the loop: the writer has just begun, waits, has been woken
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await meter.stop()
     bench.meter = None
     assert bench.rows() == [("a", 0, 60, "Finished")]
