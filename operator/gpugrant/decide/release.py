@@ -16,7 +16,8 @@ from gpugrant.decide.match import asked_resource, candidate_grants, may_start
 from gpugrant.decide.pack import Packer, could_ever_fit, find_to_open, limit_left, shared_for
 from gpugrant.decide.reasons import Verdict
 from gpugrant.decide.state import Gang, GrantState, Lane, LaneKey
-from gpugrant.decide.world import World, parse_gang_size
+from gpugrant.decide.waiting import parse_gang_size
+from gpugrant.decide.world import World
 from gpugrant.model.pod import Pod
 
 # A server is on its way: that is a matter of moments, and no news for anybody.

@@ -148,3 +148,18 @@ class Lane:
     key: LaneKey
     told: str = ""  # why those behind the head wait, as they were told last
     queue: list[tuple[int, int, str, str]] = field(default_factory=list)  # (-priority, created, name, uid)
+
+
+class Entry:
+    """What a pod was counted as, so that it can be counted back exactly."""
+
+    __slots__ = ("gang", "grant", "kind", "lane", "seats", "server", "tenant")
+
+    def __init__(self, kind: str, seats: int) -> None:
+        self.kind = kind  # waiting, reserved, held, fenced, loose
+        self.seats = seats
+        self.server = ""
+        self.grant = ""
+        self.tenant = ""
+        self.lane: LaneKey | None = None
+        self.gang: tuple[str, str] | None = None
