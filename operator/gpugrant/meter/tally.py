@@ -124,15 +124,21 @@ class Tally:
                 counters[condition] = max(counters.get(condition, 0), floor)
         return counters
 
-    def used_by_grant(self) -> dict[str, int]:
-        """Return grant uid -> Used GPU-seconds, for budgets and status."""
-        used: Counter[str] = Counter()
-        for account, sums in self.read().sums.items():
-            if account.grant_uid:
-                for (_, condition), amount in sums.items():
-                    if condition is Condition.USED:
-                        used[account.grant_uid] += amount
-        return dict(used)
+    def used_by_grant(self) -> dict[str, tuple[int, int]]:
+        """Return grant uid -> Used GPU-seconds in all, and of the running month; for budgets and status."""
+        used: dict[str, tuple[int, int]] = {}
+        reading = self.read()
+        for account, sums in reading.sums.items():
+            if not account.grant_uid:
+                continue
+            running = reading.calendars.of(account.programme).month_of(reading.watermark).name
+            whole, month = used.get(account.grant_uid, (0, 0))
+            for (name, condition), amount in sums.items():
+                if condition is Condition.USED:
+                    whole += amount
+                    month += amount if name == running else 0
+            used[account.grant_uid] = (whole, month)
+        return used
 
     # -- working out a commit ------------------------------------------------------------------------
 

@@ -174,7 +174,7 @@ class Operator:
         health = metering.meter.health
         self._probes.ready["ledger"] = lambda: None if health().ready else str(health().detail)
         self._metering = metering
-        self._spawn("failures", self._parts.tell_failures(world, metering))
+        self._spawn("exchange", self._parts.exchange(world, metering))
 
     def _check(self, observer: Observer, planner: Planner[Any]) -> None:
         for kind, health in observer.health.items():

@@ -14,6 +14,8 @@ from gpugrant.config import Settings
 from gpugrant.decide.actions import Plan
 
 FAILURES_SECONDS = 2.0
+# Statuses show used GPU-hours as of the full hour, or of what changed last: this is often enough.
+USED_SECONDS = 10.0
 
 
 class Parts:
@@ -51,10 +53,17 @@ class Parts:
         )
         return metering
 
-    async def tell_failures(self, world: Any, metering: Any) -> None:
-        """Tell the meter, for ever, what is failed now."""
+    async def exchange(self, world: Any, metering: Any) -> None:
+        """Tell the meter, for ever, what is failed now, and the world what grants have used."""
         from gpugrant.expose.views import failures
 
+        told = 0.0
         while True:
             await asyncio.sleep(FAILURES_SECONDS)
             metering.meter.observe_failures(failures(world))
+            tally = metering.meter.tally()
+            if tally is not None and time.monotonic() - told >= USED_SECONDS:
+                told = time.monotonic()
+                used = tally.used_by_grant()
+                world.used_seconds = {uid: whole for uid, (whole, _) in used.items()}
+                world.month_seconds = {uid: month for uid, (_, month) in used.items()}
