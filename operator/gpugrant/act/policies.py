@@ -26,7 +26,7 @@ _RESOURCE_NAME: Final = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}/[A-Za-z0-9][-._A-
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
-class PolicyIsForeign(ValueError):  # noqa: N818 - what it says is the finding
+class PolicyIsForeign(ValueError):
     """The policy does not carry the list where gpugrant's own manifests put it."""
 
 

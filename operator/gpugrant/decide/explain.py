@@ -1,7 +1,7 @@
 """Answers for people: why something waits, what a change would do. The same words the decisions used."""
 
 from gpugrant.decide import statuses
-from gpugrant.decide.actions import EvictPod, ExplainPod, ReleasePod, SetStatus, WriteServer
+from gpugrant.decide.actions import Action, EvictPod, ExplainPod, ReleasePod, WriteServer
 from gpugrant.decide.judge import CHECKS
 from gpugrant.decide.match import candidate_grants, may_start
 from gpugrant.decide.plan import make_plan
@@ -69,26 +69,35 @@ def _why_grant(world: World, now: int, namespace: str, name: str) -> list[str]:
     return lines
 
 
-def preview(world: World, now: int) -> list[str]:
-    """Return what would be decided for the world as it stands, in words; nothing is written."""
+def preview(world: World, now: int, objects: list[tuple[str, str, str]]) -> list[str]:
+    """Return what would become of these objects (kind, namespace, name), and what else would be done for them.
+
+    The world is as it would be after they were applied; nothing is written.
+    """
+    plan = make_plan(world, now)
     lines = []
-    for action in make_plan(world, now).actions:
-        match action:
-            case SetStatus(kind="GpuGrant"):
-                ready = next(c for c in action.status["conditions"] if c["type"] == "Ready")
-                lines.append(f"grant {action.namespace}/{action.name}: {ready['reason']}: {ready['message']}")
-            case SetStatus(kind="GpuPool"):
-                ready = next(c for c in action.status["conditions"] if c["type"] == "Ready")
-                lines.append(f"pool {action.name}: {ready['reason']}: {ready['message']}")
-            case ReleasePod():
-                lines.append(f"pod {action.namespace}/{action.name}: released, {action.message}")
-            case ExplainPod():
-                lines.append(f"pod {action.namespace}/{action.name}: {action.message}")
-            case EvictPod():
-                lines.append(f"pod {action.namespace}/{action.name}: evicted: {action.message}")
-            case WriteServer():
-                changes = ", ".join(f"{k}={v}" if v else f"{k} removed" for k, v in action.labels)
-                lines.append(f"node {action.node}: {changes or 'taint'}")
-            case _:
-                pass
-    return lines
+    for kind, namespace, name in objects:
+        uid = world.grant_at.get((namespace, name))
+        if kind == "GpuGrant" and uid:
+            ready = statuses.ready_verdict(world, world.grants[uid], now)
+            lines.append(f"grant {namespace}/{name}: {ready.reason}: {ready.message}")
+        elif kind == "GpuPool" and name in world.pools:
+            status = statuses.pool_status(world, world.pools[name], now)
+            ready_now = next(c for c in status["conditions"] if c["type"] == "Ready")
+            lines.append(f"pool {name}: {ready_now['reason']}: {ready_now['message']}")
+    return lines + [line for action in plan.actions if (line := _in_words(action))]
+
+
+def _in_words(action: Action) -> str:
+    match action:
+        case ReleasePod():
+            return f"pod {action.namespace}/{action.name}: released, {action.message}"
+        case ExplainPod():
+            return f"pod {action.namespace}/{action.name}: {action.message}"
+        case EvictPod():
+            return f"pod {action.namespace}/{action.name}: evicted: {action.message}"
+        case WriteServer():
+            changes = ", ".join(f"{k}={v}" if v else f"{k} removed" for k, v in action.labels)
+            return f"node {action.node}: {changes or 'taint'}"
+        case _:
+            return ""

@@ -21,6 +21,7 @@ from gpugrant.decide import explain
 from gpugrant.decide.plan import make_plan
 from gpugrant.decide.world import World
 from gpugrant.expose.views import figures
+from gpugrant.model.objects import Grant, Pool, Quota
 from gpugrant.observe.client import ApiError, Client
 from gpugrant.observe.credentials import load_credentials
 from gpugrant.observe.kinds import OWN_KINDS
@@ -62,8 +63,7 @@ async def _answer(world: World, client: Client, asked: Asked, now: int) -> list[
         case "why":
             return explain.why(world, now, asked.kind, asked.namespace, asked.name)
         case "preview":
-            put_file(world, Path(asked.file), now)
-            return explain.preview(world, now)
+            return explain.preview(world, now, put_file(world, Path(asked.file), now))
         case _:
             make_plan(world, now)  # decides what is public and what is own use, and writes nothing
             return screen(figures(world, now), await _leader(client), now)
@@ -82,11 +82,12 @@ async def _leader(client: Client) -> str:
     return f"leader {spec['holderIdentity']}, seen {max(0.0, ago):.0f} s ago"
 
 
-def put_file(world: World, file: Path, now: int) -> None:
-    """Put the objects of a YAML file into the world, as if they had just been created.
+def put_file(world: World, file: Path, now: int) -> list[tuple[str, str, str]]:
+    """Put the objects of a YAML file into the world, as if they had just been applied; return which those are.
 
     Raises ValueError, naming the object, for what gpugrant does not look at or cannot read.
     """
+    found: list[tuple[str, str, str]] = []
     for number, body in enumerate(yaml.safe_load_all(file.read_text()), 1):
         if body is None:
             continue
@@ -95,18 +96,27 @@ def put_file(world: World, file: Path, now: int) -> None:
         if put is None:
             known = ", ".join(sorted(_PUTS))
             raise ValueError(f"{file}, object {number}: kind {kind or '?'} is none of {known}")
-        _complete(body, kind, now)
+        _complete(world, body, kind, now)
+        found.append((kind, body["metadata"].get("namespace", ""), str(body["metadata"].get("name", ""))))
         try:
             put(world, body)
         except (msgspec.MsgspecError, ValueError, KeyError) as error:
             raise ValueError(f"{file}, {kind} {body['metadata'].get('name')}: {error}") from None
+    return found
 
 
-def _complete(body: dict[str, Any], kind: str, now: int) -> None:
-    """Add what the API server and the admission policies would add."""
+def _complete(world: World, body: dict[str, Any], kind: str, now: int) -> None:
+    """Add what the API server and the admission policies would add; what is there already keeps who it is."""
     from gpugrant import names
 
     meta = body.setdefault("metadata", {})
+    known = _known(world, kind, meta.get("namespace", "default"), meta.get("name", ""))
+    if known is not None:
+        meta.setdefault("uid", known.uid)
+        meta.setdefault("generation", known.generation + 1)
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(known.created))
+        meta.setdefault("creationTimestamp", created)
+        body.setdefault("status", known.status)
     meta.setdefault("uid", f"preview-{uuid.uuid4()}")
     meta.setdefault("creationTimestamp", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)))
     if kind in ("Pod", "GpuGrant"):
@@ -114,6 +124,16 @@ def _complete(body: dict[str, Any], kind: str, now: int) -> None:
     if kind == "Pod":
         meta.setdefault("labels", {})[names.GPU_LABEL] = "true"
         body.setdefault("spec", {}).setdefault("schedulingGates", [{"name": names.GATE}])
+
+
+def _known(world: World, kind: str, namespace: str, name: str) -> Pool | Quota | Grant | None:
+    if kind == "GpuPool" and name in world.pools:
+        return world.pools[name].pool
+    if kind == "TenantQuota":
+        return world.quotas.get(name)
+    if kind == "GpuGrant" and (namespace, name) in world.grant_at:
+        return world.grants[world.grant_at[namespace, name]].grant
+    return None
 
 
 def _encoded(body: dict[str, Any]) -> bytes:
