@@ -41,7 +41,7 @@ START = 1_800_000_000
 
 def instant(seconds: int) -> str:
     """Return an instant as a term writes it."""
-    from gpugrant.decide.statuses import rfc3339
+    from gpugrant.decide.reasons import rfc3339
 
     return rfc3339(seconds)
 

@@ -26,6 +26,7 @@ class Books:
         self.servers: dict[str, Server] = {}
         self.by_hostname: dict[str, str] = {}
         self.namespaces: dict[str, Namespace] = {}
+        self.spaces: dict[str, set[str]] = defaultdict(set)  # tenant -> its namespaces
         self.pools: dict[str, PoolState] = {}
         self.quotas: dict[str, Quota] = {}
         self.grants: dict[str, GrantState] = {}

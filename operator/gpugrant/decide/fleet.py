@@ -97,6 +97,7 @@ class Fleet(Books):
             if state:
                 state.servers.discard(server.name)
                 state.doubtful.discard(server.name)
+                state.oversized.discard(server.name)
                 self.dirty_pools.add(name)
                 self.dirty_status.add(("GpuPool", "", name))
         server.claims, server.pool = (), ""
@@ -159,6 +160,10 @@ class Fleet(Books):
         if state is None or server.node is None:
             server.tallied = ("", "", 0, 0, 0)
             return
+        if server.node.seats_installed(state.resource) > state.size:
+            state.oversized.add(server.name)
+        else:
+            state.oversized.discard(server.name)
         server.tallied = (server.pool, server.share, state.size, self.seats_failed(server), server.seats_held)
         tally = self.tally[server.pool, server.share]
         tally.installed += server.tallied[2]

@@ -11,7 +11,7 @@ from gpugrant import names
 from gpugrant.decide import reasons
 from gpugrant.decide.bookings import Calendar, Place, Wish
 from gpugrant.decide.judge import judge, line_order, pools_for, read_terms
-from gpugrant.decide.reasons import Verdict
+from gpugrant.decide.reasons import Verdict, rfc3339
 from gpugrant.decide.state import Booking, GrantState, PoolState
 from gpugrant.decide.world import World
 
@@ -34,6 +34,8 @@ def keep_bookings(world: World, line: Line, now: int) -> list[GrantState]:
                 ]
     for state in states:
         read_terms(world, state)
+    # What was promised for the future stays promised: a term that is made longer ends where the next one begins.
+    for state in sorted(states, key=lambda s: s.start <= now):
         _keep(world, state, now)
         for instant in (state.start, state.end, state.grace_end):
             if instant > now:
@@ -66,15 +68,20 @@ def _keep(world: World, state: GrantState, now: int) -> None:
     if state.shared or now >= state.end:
         return  # what is over books nothing; its servers stay named until the grace is over
     kept = []
+    state.cut_at = 0
     for name in state.servers:
         server = world.servers.get(name)
         if server and server.node:
             share = server.share or server.label(names.SHARE_LABEL)
             if server.pool != state.pool or (share and share != spec.share):
                 continue
-            if any(b.end > now and b.start < state.end and state.start < b.end for b in server.bookings):
+            others = [b for b in server.bookings if b.end > now and b.start < state.end and state.start < b.end]
+            if any(b.start <= max(now, state.start) for b in others):
                 continue
-            server.bookings.append(Booking(state.start, state.end, state.grant.uid))
+            end = min((b.start for b in others), default=state.end)
+            if end < state.end:
+                state.cut_at = min(end, state.cut_at or end)
+            server.bookings.append(Booking(state.start, end, state.grant.uid))
         kept.append(name)  # a server whose node is gone stays theirs: it comes back under its name
     state.servers = tuple(kept)
 
@@ -206,6 +213,8 @@ def _allocated(world: World, state: GrantState) -> None:
         words = f"{state.seats} GPUs on shared servers of {where}"
     else:
         words = f"{reasons.counted(len(state.servers), 'server')} ({state.seats} GPUs) in {where}"
+    if state.cut_at:
+        words += f"; some go to grants that were promised them from {rfc3339(state.cut_at)} on"
     state.allocated = Verdict(True, reasons.ALLOCATED, words)
 
 

@@ -5,6 +5,7 @@ Event, unchanged. Nothing outside this module invents a reason.
 """
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 from msgspec import Struct
@@ -116,3 +117,8 @@ def ordinal(number: int) -> str:
 def counted(number: int, noun: str) -> str:
     """Return '1 pod' or '2 pods'."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def rfc3339(instant: int) -> str:
+    """Return an instant as Kubernetes writes it."""
+    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -31,8 +31,9 @@ def assign_shares(world: World, state: PoolState) -> None:
     public = sum(1 for s in servers if s.share == PUBLIC)
     unassigned = sum(1 for s in servers if not s.share)
     target = min(promised, len(servers) if _may_convert(state) else public + unassigned)
-    if spec.backfill == "FreeOwnUse":
-        target = min(promised, len(servers))
+    if spec.backfill == "FreeOwnUse":  # so many more as are failed; they go back when those are well again
+        failed = sum(1 for s in servers if s.share == PUBLIC and not world.healthy(s))
+        target = min(promised + failed, len(servers))
     if public == target and _pins_met(state, servers):
         wanted = {s.name for s in servers if s.share == PUBLIC}
     else:
@@ -69,7 +70,9 @@ def _choose(world: World, servers: list[Server], target: int, pins: frozenset[st
     for server in servers:
         fabrics[server.fabric].append(server)
     fixed_public = {s.name for s in servers if s.share == PUBLIC and in_use(world, s)}
-    fixed_own = {s.name for s in servers if s.share == OWN_USE and in_use(world, s)}
+    fixed_own = {
+        s.name for s in servers if s.share == OWN_USE and (in_use(world, s) or not world.healthy(s))
+    }
     chosen = set(fixed_public)
 
     def order(fabric: str) -> tuple[int, int, int, str]:

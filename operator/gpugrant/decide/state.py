@@ -61,6 +61,7 @@ class PoolState:
     pool: Pool
     servers: set[str] = field(default_factory=set)
     doubtful: set[str] = field(default_factory=set)
+    oversized: set[str] = field(default_factory=set)  # servers with more seats than the pool says
     shares_pending: bool = False  # servers that should change share are in use
 
     @property
@@ -96,6 +97,7 @@ class GrantState:
     seats: int = 0  # allocated; what may be held
     position: int = 0
     line: tuple[str, str, str] = ("", "", "")
+    cut_at: int = 0  # its term was made longer, and from here on a server is another grant's
     surplus: bool = False  # it shrank, and servers it should give back are in use
     seen: tuple[object, ...] = ()  # what the tenant's waiting pods were last judged by
 

@@ -3,13 +3,12 @@
 Absent optional fields are None, which removes them in a merge patch.
 """
 
-from datetime import UTC, datetime
 from typing import Any
 
 from gpugrant import names
 from gpugrant.decide import reasons
 from gpugrant.decide.judge import tenant_limit
-from gpugrant.decide.reasons import Verdict, counted
+from gpugrant.decide.reasons import Verdict, counted, rfc3339
 from gpugrant.decide.release import spoken
 from gpugrant.decide.state import OWN_USE, PUBLIC, GrantState, PoolState
 from gpugrant.decide.world import World
@@ -33,11 +32,6 @@ def condition(old: Doc, kind: str, ok: bool, reason: str, message: str, generati
         "observedGeneration": generation,
         "lastTransitionTime": since,
     }
-
-
-def rfc3339(instant: int) -> str:
-    """Return an instant as Kubernetes writes it."""
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def differs(wanted: Doc, written: Doc) -> bool:
@@ -154,12 +148,8 @@ def _nodes_valid(world: World, state: PoolState) -> tuple[bool, str, str]:
             f"{counted(len(which), 'node')} also match {', '.join(others)} ({_some(which)}): "
             "make the pools' nodeSelectors disjoint",
         )
-    large = sorted(
-        name
-        for name in state.servers
-        if (node := world.servers[name].node) and node.seats_installed(state.resource) > state.size
-    )
-    if large:
+    if state.oversized:
+        large = sorted(state.oversized)
         return (
             False,
             reasons.TOO_MANY_SEATS,
@@ -414,7 +404,7 @@ def quota_status(world: World, quota: Quota, now: int) -> Doc:
                 "gpuHoursThisMonth": seconds // 3600,
             }
         )
-    spaces = sorted(n.name for n in world.namespaces.values() if n.tenant == quota.name)
+    spaces = sorted(world.spaces.get(quota.name, ()))
     ready = (
         Verdict(False, reasons.INVALID_SPEC, quota.error)
         if quota.spec is None

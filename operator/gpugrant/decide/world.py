@@ -56,13 +56,17 @@ class World(Holding):
         old = self.namespaces.get(namespace.name)
         if old == namespace:
             return
+        if old:
+            self.spaces[old.tenant].discard(namespace.name)
+        self.spaces[namespace.tenant].add(namespace.name)
         self.namespaces[namespace.name] = namespace
         if old is None or (old.tenant, old.provider) != (namespace.tenant, namespace.provider):
             self._recount_namespace(namespace.name)
 
     def drop_namespace(self, name: str) -> None:
         """Forget a namespace."""
-        if self.namespaces.pop(name, None):
+        if known := self.namespaces.pop(name, None):
+            self.spaces[known.tenant].discard(name)
             self._recount_namespace(name)
 
     def put_pool(self, pool: Pool) -> None:
@@ -129,6 +133,7 @@ class World(Holding):
         for state in self.pools.values():
             state.servers.clear()
             state.doubtful.clear()
+            state.oversized.clear()
         for server in self.servers.values():
             server.claims, server.pool = (), ""
             if server.node:
