@@ -219,7 +219,8 @@ class OwnKinds:
         wanted = self._wanted[kind]
         while True:
             try:
-                await asyncio.wait_for(wanted.wait(), SWEEP_SECONDS)
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await wanted.wait()
                 await asyncio.sleep(0.5)  # a re-list brings many events at once: one sweep for all
             except TimeoutError:
                 pass

@@ -86,7 +86,9 @@ class Planner(Generic[W]):
             left = _LONGEST_SLEEP if wake_at is None else wake_at - time.time()
             try:
                 # The lower bound keeps a plan that asks for "now" again and again from taking the whole loop.
-                await asyncio.wait_for(self._changed.wait(), min(max(left, 0.05), _LONGEST_SLEEP))
+                # Not wait_for: Python 3.11's loses a cancellation that comes together with the event.
+                async with asyncio.timeout(min(max(left, 0.05), _LONGEST_SLEEP)):
+                    await self._changed.wait()
                 return
             except TimeoutError:
                 if wake_at is not None and wake_at <= time.time():
