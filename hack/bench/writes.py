@@ -1,0 +1,76 @@
+"""Writes to the API server, by its own count: per pod from release to end, and in a minute in which nothing happens."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+from bench.figures import Figure
+from bench.plane import Plane, granted_plane
+
+SERVERS = 32
+IDLE_SECONDS = 60
+_RUN_SECONDS = 3
+# Who else writes pods without a subresource? Nobody here: scheduler binds, kwok patches status and deletes.
+POD_WRITES = ("PATCH pods",)
+EVENTS = ("POST events",)
+
+
+def _ours(writes: Counter[str]) -> Counter[str]:
+    """Return the writes that are the operator's, the Lease left out."""
+    return Counter({
+        what: count
+        for what, count in writes.items()
+        if what in (*POD_WRITES, *EVENTS, "PATCH nodes") or "gpugrant.io" in what or "admissionregistration" in what
+    })
+
+
+async def _lives(plane: Plane) -> tuple[Counter[str], int]:
+    """Let pods be created, released, run, end and go; return the writes."""
+    pods = plane.seats
+    with plane.operator() as operator:
+        operator.wait_ready()
+        await plane.quiet(operator)
+        before = await plane.writes()
+        await plane.create(plane.spread(pods), _RUN_SECONDS)
+        await plane.wait_ended(pods)
+        await plane.quiet(operator)
+        after = await plane.writes()
+        await plane.remove_pods()
+        await plane.wait_gone()
+    return _ours(after - before), pods
+
+
+async def _idle(plane: Plane) -> Counter[str]:
+    """Hold every seat and let a minute pass; return the writes."""
+    await plane.create(plane.spread(plane.seats + 20))
+    with plane.operator() as operator:
+        await plane.wait_running(plane.seats)
+        await plane.quiet(operator, 10)
+        before = await plane.writes()
+        await asyncio.sleep(IDLE_SECONDS)
+        after = await plane.writes()
+        await plane.remove_pods()
+        await plane.wait_gone()
+    return after - before
+
+
+async def run(runs: int, work: Path) -> list[Figure]:
+    """Measure both."""
+    per_pod, events, other, idle = [], [], [], []
+    last: Counter[str] = Counter()
+    quiet: Counter[str] = Counter()
+    async with granted_plane(SERVERS, work / "writes") as plane:
+        for _ in range(runs):
+            last, pods = await _lives(plane)
+            per_pod.append(sum(last[each] for each in POD_WRITES) / pods)
+            events.append(sum(last[each] for each in EVENTS) / pods)
+            other.append((last.total() - sum(last[each] for each in POD_WRITES + EVENTS)) / pods)
+        quiet = await _idle(plane)
+        idle.append(float(_ours(quiet).total()))
+    return [
+        Figure("writes", "of a pod, from release to end", tuple(per_pod), "a pod", 2, note="the release, the finalizer's removal"),
+        Figure("writes", "Events, beside them", tuple(events), "a pod", note="Released; R6 asks for it"),
+        Figure("writes", "statuses, servers", tuple(other), "a pod", note="figures are written every 2 s at most", more=dict(last)),
+        Figure("writes", "in an idle minute, Lease left out", tuple(idle), "", 0, digits=0,
+               note=f"{plane.seats} held, 20 wait; in all, everybody's: {dict(quiet)}"),
+    ]  # fmt: skip
