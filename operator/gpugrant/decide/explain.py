@@ -1,10 +1,11 @@
 """Answers for people: why something waits, what a change would do. The same words the decisions used."""
 
-from gpugrant.decide import statuses
 from gpugrant.decide.actions import Action, EvictPod, ExplainPod, ReleasePod, WriteServer
+from gpugrant.decide.grant_status import ready_verdict
 from gpugrant.decide.judge import CHECKS
 from gpugrant.decide.match import candidate_grants, may_start
 from gpugrant.decide.plan import make_plan
+from gpugrant.decide.pool_status import pool_status
 from gpugrant.decide.reasons import Verdict
 from gpugrant.decide.world import World
 
@@ -62,7 +63,7 @@ def _why_grant(world: World, now: int, namespace: str, name: str) -> list[str]:
         lines.append(f"{word}: {f'{verdict.reason}: {verdict.message}' if verdict else 'yes'}")
         if verdict:
             break
-    ready = statuses.ready_verdict(world, state, now)
+    ready = ready_verdict(world, state, now)
     lines.append(f"accepted: {state.accepted.reason}: {state.accepted.message}")
     lines.append(f"allocated: {state.allocated.reason}: {state.allocated.message}")
     lines.append(f"ready: {ready.reason}: {ready.message}")
@@ -79,10 +80,10 @@ def preview(world: World, now: int, objects: list[tuple[str, str, str]]) -> list
     for kind, namespace, name in objects:
         uid = world.grant_at.get((namespace, name))
         if kind == "GpuGrant" and uid:
-            ready = statuses.ready_verdict(world, world.grants[uid], now)
+            ready = ready_verdict(world, world.grants[uid], now)
             lines.append(f"grant {namespace}/{name}: {ready.reason}: {ready.message}")
         elif kind == "GpuPool" and name in world.pools:
-            status = statuses.pool_status(world, world.pools[name], now)
+            status = pool_status(world, world.pools[name], now)
             ready_now = next(c for c in status["conditions"] if c["type"] == "Ready")
             lines.append(f"pool {name}: {ready_now['reason']}: {ready_now['message']}")
     return lines + [line for action in plan.actions if (line := _in_words(action))]

@@ -75,7 +75,9 @@ def _keep(world: World, state: GrantState, now: int) -> None:
             share = server.share or server.label(names.SHARE_LABEL)
             if server.pool != state.pool or (share and share != spec.share):
                 continue
-            others = [b for b in server.bookings if b.end > now and b.start < state.end and state.start < b.end]
+            others = [
+                b for b in server.bookings if b.end > now and b.start < state.end and state.start < b.end
+            ]
             if any(b.start <= max(now, state.start) for b in others):
                 continue
             end = min((b.start for b in others), default=state.end)

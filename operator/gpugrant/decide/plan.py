@@ -6,13 +6,16 @@ gets the same plan.
 
 import heapq
 
-from gpugrant.decide import statuses
 from gpugrant.decide.actions import Action, LabelPod, Plan, SetPolicies, SetStatus
+from gpugrant.decide.grant_status import grant_status
 from gpugrant.decide.line import Line, keep_bookings, pools_of_line, run_line
+from gpugrant.decide.pool_status import pool_status
+from gpugrant.decide.quota_status import quota_status
 from gpugrant.decide.release import release_tenant
 from gpugrant.decide.servers import rewrite_server
 from gpugrant.decide.shares import assign_shares
 from gpugrant.decide.state import OWN_USE, PUBLIC, GrantState
+from gpugrant.decide.statuses import differs
 from gpugrant.decide.takeback import end_what_is_over, take_back_overdue
 from gpugrant.decide.world import World
 from gpugrant.model.snapshot import Snapshot
@@ -212,19 +215,19 @@ def _status(world: World, key: tuple[str, str, str], now: int, urgent: bool) -> 
         pool = world.pools.get(name)
         if pool is None:
             return []
-        uid, old, doc = pool.pool.uid, pool.pool.status, statuses.pool_status(world, pool, now)
+        uid, old, doc = pool.pool.uid, pool.pool.status, pool_status(world, pool, now)
     elif kind == "TenantQuota":
         quota = world.quotas.get(name)
         if quota is None:
             return []
-        uid, old, doc = quota.uid, quota.status, statuses.quota_status(world, quota, now)
+        uid, old, doc = quota.uid, quota.status, quota_status(world, quota, now)
     else:
         state = world.grants.get(world.grant_at.get((namespace, name), ""))
         if state is None:
             return []
-        uid, old, doc = state.grant.uid, state.grant.status, statuses.grant_status(world, state, now)
+        uid, old, doc = state.grant.uid, state.grant.status, grant_status(world, state, now)
     world.status_at[key] = now + FIGURES_SECONDS
-    if not statuses.differs(doc, old):
+    if not differs(doc, old):
         return []
     world.telling[key] = doc
     return [SetStatus(kind, namespace, name, uid, doc, urgent)]

@@ -70,9 +70,7 @@ def _choose(world: World, servers: list[Server], target: int, pins: frozenset[st
     for server in servers:
         fabrics[server.fabric].append(server)
     fixed_public = {s.name for s in servers if s.share == PUBLIC and in_use(world, s)}
-    fixed_own = {
-        s.name for s in servers if s.share == OWN_USE and (in_use(world, s) or not world.healthy(s))
-    }
+    fixed_own = {s.name for s in servers if s.share == OWN_USE and (in_use(world, s) or not world.healthy(s))}
     chosen = set(fixed_public)
 
     def order(fabric: str) -> tuple[int, int, int, str]:

@@ -3,8 +3,9 @@
 import heapq
 
 from gpugrant.decide.actions import Action, EvictPod
-from gpugrant.decide.release import gang_is_whole, spoken
 from gpugrant.decide.state import GrantState
+from gpugrant.decide.telling import spoken
+from gpugrant.decide.units import gang_is_whole
 from gpugrant.decide.world import World
 from gpugrant.model.pod import Pod
 

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 
+from gpugrant.decide.grant_status import ready_verdict
 from gpugrant.decide.judge import tenant_limit
+from gpugrant.decide.pool_status import granted_seats
 from gpugrant.decide.reasons import rfc3339
 from gpugrant.decide.servers import wanted_owner
 from gpugrant.decide.state import OWN_USE, PUBLIC, GrantState, Server
-from gpugrant.decide.statuses import granted_seats, ready_verdict
 from gpugrant.decide.world import World
 from gpugrant.expose.figures import Figures, GrantFigures, QuotaFigures, ShareFigures, WaitingFigures
 from gpugrant.meter.facts import Failure
