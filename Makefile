@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 # The environment is made anew when what is pinned changes, and only then.
 DIGEST := $(shell cat requirements-dev.txt | cksum | tr ' ' '-')
 READY := $(VENV)/ready-$(DIGEST)
+INSTALLED := $(VENV)/installed
 DEVCLUSTER := PYTHONPATH=hack $(BIN)/python -m devcluster
 
 SERVERS ?=
@@ -31,45 +32,49 @@ $(READY): requirements-dev.txt
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# The package itself, linked: only what pyproject.toml says of it needs installing.
+$(INSTALLED): pyproject.toml $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY) ## the whole fleet, the operator, the examples, shown; until Ctrl-C, or ARGS=--exit
+demo: $(INSTALLED) ## the whole fleet, the operator, the examples, shown; until Ctrl-C, or ARGS=--exit
 	@exec env $(DEVCLUSTER) demo --servers "$(SERVERS)" $(ARGS)
 
-up: $(READY) ## control plane, fleet and operator, detached; leaves .run/kubeconfig
+up: $(INSTALLED) ## control plane, fleet and operator, detached; leaves .run/kubeconfig
 	@exec env $(DEVCLUSTER) up --servers "$(SERVERS)" --settings "$(SETTINGS)" $(ARGS)
 
-down: $(READY) ## end what `make up` started
+down: $(INSTALLED) ## end what `make up` started
 	@exec env $(DEVCLUSTER) down
 
-binaries: $(READY) ## find or build the Kubernetes binaries, and say where they are
+binaries: $(INSTALLED) ## find or build the Kubernetes binaries, and say where they are
 	@exec env $(DEVCLUSTER).binaries
 
-test: $(READY) binaries ## all tests
+test: $(INSTALLED) binaries ## all tests
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-lint: $(READY) ## ruff
+lint: $(INSTALLED) ## ruff
 	@$(BIN)/ruff check operator hack tests
 
-types: $(READY) ## mypy, strict
+types: $(INSTALLED) ## mypy, strict
 	@$(BIN)/mypy
 
-imports: $(READY) ## who may import whom
+imports: $(INSTALLED) ## who may import whom
 	@$(BIN)/lint-imports
 
-generated: $(READY) ## are crds/ what the models say?
+generated: $(INSTALLED) ## are crds/ what the models say?
 	@$(BIN)/python -m gpugrant crds --check
 
 check: lint types imports generated ## all checks but the tests
 
-crds: $(READY) ## write crds/ from the models
+crds: $(INSTALLED) ## write crds/ from the models
 	@$(BIN)/python -m gpugrant crds --write
 
-bench: $(READY) binaries ## measure; prints a table and writes JSON
+bench: $(INSTALLED) binaries ## measure; prints a table and writes JSON
 	@exec env PYTHONPATH=hack $(BIN)/python -m bench $(ARGS)
 
-lock: $(READY) ## resolve the newest allowed versions of the dependencies, with hashes
+lock: $(INSTALLED) ## resolve the newest allowed versions of the dependencies, with hashes
 	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 		--strip-extras --allow-unsafe --output-file requirements.txt pyproject.toml
 	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \

@@ -268,7 +268,8 @@ class Writer:
         pod = self._pod(action.uid)
         answer = await self._client.patch(_pod_path(pod.namespace, pod.name), patches.release(pod, action))
         self._known.feed_pod(action.uid, answer)
-        self.events.tell(_about(pod), "Released", action.message, self._clock())
+        if action.message:
+            self.events.tell(_about(pod), "Released", action.message, self._clock())
         return True
 
     async def _explain(self, action: ExplainPod) -> bool:

@@ -28,7 +28,7 @@ class ReleasePod(Struct, frozen=True):
     finalizer: bool
     replacement: bool
     at: int
-    message: str
+    message: str  # of the Event; empty: none is written
 
 
 class EvictPod(Struct, frozen=True):

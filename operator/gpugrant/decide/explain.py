@@ -24,7 +24,7 @@ def why(world: World, now: int, kind: str, namespace: str, name: str) -> list[st
         lines = []
         for action in plan.actions:
             if isinstance(action, ReleasePod) and action.uid == pod.uid:
-                return [f"released: {action.message}"]
+                return [f"released onto {action.server}, grant {action.grant}"]
             if isinstance(action, EvictPod) and action.uid == pod.uid:
                 lines.append(f"to be evicted: {action.message}")
             if isinstance(action, ExplainPod) and action.uid == pod.uid:
@@ -92,7 +92,7 @@ def preview(world: World, now: int, objects: list[tuple[str, str, str]]) -> list
 def _in_words(action: Action) -> str:
     match action:
         case ReleasePod():
-            return f"pod {action.namespace}/{action.name}: released, {action.message}"
+            return f"pod {action.namespace}/{action.name}: released onto {action.server}, grant {action.grant}"
         case ExplainPod():
             return f"pod {action.namespace}/{action.name}: {action.message}"
         case EvictPod():

@@ -19,6 +19,8 @@ from gpugrant.decide.units import Unit, next_unit, where_the_gang_lives
 from gpugrant.decide.world import World
 from gpugrant.model.pod import Pod
 
+TOLD_AFTER_SECONDS = 10
+
 # A server is on its way: that is a matter of moments, and no news for anybody.
 OPENING = Verdict(False, reasons.NO_ROOM, "")
 
@@ -252,7 +254,10 @@ def assume_release(
         finalizer=not (namespace and namespace.metering_off),
         replacement=replacement,
         at=now,
-        message=f"grant {state.grant.name} on {state.pool}, after {spoken(waited)}",
+        # One who did not have to wait is told nothing: that would be a third write per pod.
+        message=f"grant {state.grant.name} on {state.pool}, after {spoken(waited)}"
+        if pod.waiting or waited >= TOLD_AFTER_SECONDS
+        else "",
     )
     world.assume(pod, release)
     return release
