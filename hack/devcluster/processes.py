@@ -45,7 +45,15 @@ def _start_time(pid: int) -> str:
             ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False  # no /proc: macOS
         )
         return asked.stdout.strip()
-    return "" if fields[0] in "ZX" else fields[19]
+    return "" if fields[0] in "ZX" and not _has_threads(pid) else fields[19]
+
+
+def _has_threads(pid: int) -> bool:
+    """Say whether a process whose first thread has ended still has others, which hold its port open."""
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir()) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def start(name: str, command: list[str], folder: Path, environment: dict[str, str] | None = None) -> Record:
