@@ -68,17 +68,14 @@ class Api:
     user: User | None = None
 
     @classmethod
-    def from_kubeconfig(cls, path: Path) -> Self:
+    def from_kubeconfig(cls, path: Path, local_address: str | None = None) -> Self:
         config = yaml.safe_load(path.read_text())
         current = next(c for c in config["contexts"] if c["name"] == config["current-context"])["context"]
         cluster = next(c for c in config["clusters"] if c["name"] == current["cluster"])["cluster"]
         user = next(u for u in config["users"] if u["name"] == current["user"])["user"]
         headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
-        return cls(
-            httpx.Client(
-                base_url=cluster["server"], verify=_trust(cluster, user), headers=headers, timeout=30
-            )
-        )
+        transport = httpx.HTTPTransport(verify=_trust(cluster, user), local_address=local_address)
+        return cls(httpx.Client(base_url=cluster["server"], headers=headers, timeout=30, transport=transport))
 
     def as_user(self, user: User | None) -> "Api":
         return Api(self.client, user)

@@ -1,6 +1,7 @@
 """Over a restart of the API server no GPU pod gets in ungated, unfenced or from nobody's namespace."""
 
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -17,8 +18,22 @@ TRIES = 200
 SECONDS = 120.0
 
 
+@pytest.fixture
+def insistent(plane: ControlPlane) -> Iterator[Api]:
+    """Return a client that may knock at a closed port as often as it likes.
+
+    From the server's own address, one of many connects gets the server's port as its own and is connected to
+    itself; the server that comes back then finds its address in use.
+    """
+    api = Api.from_kubeconfig(plane.kubeconfig, local_address="127.0.0.2")
+    yield api
+    api.client.close()
+
+
 @pytest.mark.parametrize("kill", [pytest.param(False, id="stopped"), pytest.param(True, id="killed")])
-def test_an_api_server_that_comes_back_lets_nothing_in(plane: ControlPlane, api: Api, kill: bool) -> None:
+def test_an_api_server_that_comes_back_lets_nothing_in(
+    plane: ControlPlane, api: Api, insistent: Api, kill: bool
+) -> None:
     wait_until_policies_act(api)
     plane.stop_component("kube-apiserver", kill=kill)
     plane.start_component("kube-apiserver")
@@ -27,7 +42,7 @@ def test_an_api_server_that_comes_back_lets_nothing_in(plane: ControlPlane, api:
     while ends["gated"] < TRIES:
         assert time.monotonic() < deadline, ends
         for where in (TEAM, OWN, PLAIN):
-            ends[_attempt(api, where)] += 1
+            ends[_attempt(insistent, where)] += 1
     assert ends["fenced"] > 0, ends
     assert ends["refused"] > 0, ends
     plane.wait_until_ready()
@@ -39,6 +54,7 @@ def _attempt(api: Api, where: str) -> str:
     try:
         answer = api.create_pod(a_gpu_pod(), where, dry_run=True)
     except httpx.TransportError:
+        time.sleep(0.01)  # nothing tells of a port that will listen
         return "unreachable"
     if not answer.accepted:
         return "refused"
