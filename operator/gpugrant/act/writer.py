@@ -41,12 +41,13 @@ IN_FLIGHT = 48
 FIGURES_SECONDS = 2.0
 _PAUSES = (0.1, 0.3, 1.0, 2.0)
 _STRIP_AGAIN_SECONDS = 2.0
+# Validating ones first: pods of a new name are refused for a moment, never let in.
 _POLICIES = (
+    ("validatingadmissionpolicies", names.POLICY_GUARD),
+    ("validatingadmissionpolicies", names.POLICY_TENANT_PODS),
     ("mutatingadmissionpolicies", names.POLICY_GATE),
     ("mutatingadmissionpolicies", names.POLICY_FENCE),
     ("mutatingadmissionpolicies", names.POLICY_EXEMPT),
-    ("validatingadmissionpolicies", names.POLICY_GUARD),
-    ("validatingadmissionpolicies", names.POLICY_TENANT_PODS),
 )
 
 
