@@ -20,7 +20,8 @@ class Fleet(Books):
         old, server.node = server.node, node
         if old is None or old.labels.get(names.HOSTNAME_LABEL) != node.labels.get(names.HOSTNAME_LABEL):
             self.by_hostname[node.labels.get(names.HOSTNAME_LABEL, node.name)] = node.name
-        if old is None or _placement(old, self.resources) != _placement(node, self.resources):
+        refitted = old is None or _placement(old, self.resources) != _placement(node, self.resources)
+        if refitted:
             self.placement_changed = True
         if old is None or _matters(old) != _matters(node):
             self._claim(server)
@@ -42,6 +43,8 @@ class Fleet(Books):
         self._note_taints(server, old, node)
         self.dirty_servers.add(node.name)
         self.stand(server)
+        if refitted and server.bucket:
+            self._more_room(server.bucket)  # no seat more, but room for one that was waiting
 
     def _note_taints(self, server: Server, old: Node | None, new: Node | None) -> None:
         for node, note in ((old, set.discard), (new, set.add)):
@@ -70,7 +73,11 @@ class Fleet(Books):
         """Take what pods without GPUs use of a server (requests)."""
         server = self.servers.get(node)
         if server:
+            freed = cpu_milli < server.overhead_cpu or memory < server.overhead_memory
             server.overhead_cpu, server.overhead_memory = cpu_milli, memory
+            if freed and server.bucket:
+                self.placement_changed = True
+                self._more_room(server.bucket)
 
     def _claim(self, server: Server) -> None:
         node = server.node
@@ -239,9 +246,10 @@ def _matters(node: Node) -> tuple[object, ...]:
 
 
 def _placement(node: Node, ours: frozenset[str]) -> tuple[object, ...]:
-    """Return what of a node the scheduler's own rules look at."""
+    """Return what of a node, its seats apart, the scheduler's own rules look at."""
     theirs = {k: v for k, v in node.labels.items() if k not in names.NODE_LABELS}
-    return theirs, tuple(t for t in node.taints if t.key not in ours)
+    taints = tuple(t for t in node.taints if t.key not in ours)
+    return theirs, taints, node.cpu_milli, node.memory, node.pods
 
 
 def _selects(state: PoolState, labels: dict[str, str]) -> bool:

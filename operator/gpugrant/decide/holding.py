@@ -7,7 +7,7 @@ from typing import Any
 
 from gpugrant import names
 from gpugrant.decide.actions import ReleasePod
-from gpugrant.decide.state import OWN_USE, Entry
+from gpugrant.decide.state import OWN_USE, Entry, Gang
 from gpugrant.decide.waiting import Waiting
 from gpugrant.model.pod import Pod
 
@@ -31,7 +31,7 @@ class Holding(Waiting):
         self.pods.pop(uid, None)
         key = self.gang_of_ended.pop(uid, None)
         if key and key in self.gangs:
-            self.gangs[key].bound_once.discard(uid)
+            self.gangs[key].bound_once.pop(uid, None)
             self._tidy_gang(key)
         self._forget_memory(uid)
 
@@ -53,7 +53,8 @@ class Holding(Waiting):
             self._forget_memory(pod.uid)
             if gang_key and pod.scheduled_at:
                 self.gang_of_ended[pod.uid] = gang_key
-                self._gang(gang_key, pod).bound_once.add(pod.uid)
+                ended_at = pod.finished_at or pod.disrupted_at or pod.terminal_at or 1
+                self._gang(gang_key, pod).bound_once[pod.uid] = ended_at
             return
         self.pods[pod.uid] = pod
         self.told.pop(pod.uid, None) if pod.waiting else None
@@ -82,9 +83,18 @@ class Holding(Waiting):
             else:
                 gang.living.add(pod.uid)
                 if entry.kind == "held":
-                    gang.bound_once.add(pod.uid)
-                    if len(gang.bound_once) >= gang.size:
+                    gang.bound_once[pod.uid] = 0
+                    if self._all_were_bound(gang):
                         gang.whole = True
+
+    def _all_were_bound(self, gang: Gang) -> bool:
+        """Say whether every member of this try was bound once; what ended before its release is of an earlier one."""
+        if gang.whole or len(gang.bound_once) < gang.size:
+            return gang.whole
+        first = min(
+            self.assumed[uid].at if uid in self.assumed else self.pods[uid].released_at for uid in gang.living
+        )
+        return sum(not ended or ended > first for ended in gang.bound_once.values()) >= gang.size
 
     def _count_released(self, pod: Pod, entry: Entry) -> None:
         self.assumed.pop(pod.uid, None)
@@ -180,7 +190,7 @@ class Holding(Waiting):
                 self.unpark(gang.waiting - {uid})  # not whole any more
             gang.waiting.discard(uid)
             gang.living.discard(uid)
-            gang.bound_once.discard(uid)
+            gang.bound_once.pop(uid, None)
             self._tidy_gang(entry.gang)
 
     def _forget_memory(self, uid: str) -> None:

@@ -139,7 +139,7 @@ class Gang:
     size: int
     waiting: set[str] = field(default_factory=set)
     living: set[str] = field(default_factory=set)  # released, held
-    bound_once: set[str] = field(default_factory=set)
+    bound_once: dict[str, int] = field(default_factory=dict)  # uid -> when it ended, 0 while it lives
     whole: bool = False
 
 

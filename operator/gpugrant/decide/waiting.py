@@ -21,10 +21,14 @@ class Waiting(Fleet):
         return sum(count for name, count in pod.shape.resources if name in self.resources)
 
     def gang_key(self, pod: Pod) -> tuple[str, str] | None:
-        """Return the gang a pod belongs to, None for a pod on its own."""
-        if not pod.gang_size or parse_gang_size(pod.gang_size) is None:
+        """Return the gang a pod belongs to, None for a pod on its own.
+
+        Its size is part of it: a pod that says another one cannot keep the rest waiting.
+        """
+        size = parse_gang_size(pod.gang_size) if pod.gang_size else None
+        if size is None:
             return None
-        return (pod.namespace, pod.gang or pod.controller or pod.name)
+        return (pod.namespace, f"{pod.gang or pod.controller or pod.name}/{size}")
 
     def unit_key(self, pod: Pod) -> str:
         """Return what back-off is counted by: the gang, else the controller, else the pod's name."""
