@@ -6,7 +6,7 @@ import pytest
 
 from gpugrant import names
 
-from .api import APPLY, STRATEGIC, Api, Json
+from .api import APPLY, MERGE, STRATEGIC, Api, Json, fresh_name, pods, wait_for_default_account
 from .attempts import (
     ADMIN,
     IMPOSTOR,
@@ -211,3 +211,18 @@ BINDING = [
 @pytest.mark.parametrize("attempt", rows(GATE, BINDING))
 def test_the_attempt_ends_as_the_table_says(api: Api, attempt: Attempt) -> None:
     judge(api, attempt)
+
+
+def test_a_waiting_pod_keeps_its_gate_when_its_namespace_is_no_tenants_any_more(api: Api) -> None:
+    """Its marks are the operator's wherever they are, so a label lost by mistake opens nothing."""
+    namespace = fresh_name("was-a-tenants")
+    marks = {names.TENANT_LABEL: "hangang", names.POD_SECURITY_LABEL: "baseline"}
+    api.must("POST", "/api/v1/namespaces", {"metadata": {"name": namespace, "labels": marks}})
+    wait_for_default_account(api, namespace)
+    pod = api.must("POST", pods(namespace), a_gpu_pod())
+    lost = {"metadata": {"labels": {names.TENANT_LABEL: None}}}
+    api.must("PATCH", f"/api/v1/namespaces/{namespace}", lost, MERGE)
+    for _ in range(20):
+        answer = api.patch_pod(pod, {"spec": {"schedulingGates": None}})
+        assert names.POLICY_GUARD in answer.message, answer
+    api.must("DELETE", f"/api/v1/namespaces/{namespace}")
