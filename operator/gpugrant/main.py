@@ -47,7 +47,8 @@ def main() -> None:
     "--ledger",
     default="",
     metavar="URL",
-    help="Where the ledger is kept, as an SQLAlchemy URL, such as sqlite:////var/lib/gpugrant/ledger.db.",
+    help="Where the ledger is kept, as an SQLAlchemy URL, such as sqlite:////var/lib/gpugrant/ledger.db. "
+    "Without it nothing is metered, and pods that ended keep their finalizer.",
 )
 @click.option("--verbose", is_flag=True, help="Log every detail.")
 def run(kubeconfig: str, metrics_port: int, ledger: str, verbose: bool) -> None:
@@ -73,7 +74,7 @@ def run(kubeconfig: str, metrics_port: int, ledger: str, verbose: bool) -> None:
     help="Where the files are. Default: crds/ of the checkout.",
 )
 def crds(write: bool, check: bool, folder: Path | None) -> None:
-    """Print the CustomResourceDefinitions, or write or check the generated files."""
+    """Print, write or check the generated CRDs."""
     from gpugrant.api import crd
 
     if not write and not check:
@@ -89,7 +90,7 @@ def crds(write: bool, check: bool, folder: Path | None) -> None:
 @click.argument("thing", metavar="KIND/NAME")
 @click.option("-n", "--namespace", default="default", show_default=True, help="Its namespace.")
 def why(kubeconfig: str, thing: str, namespace: str) -> None:
-    """Say why a pod or a grant is where it is: pod/NAME or grant/NAME.
+    """Say why pod/NAME or grant/NAME is where it is.
 
     Prints the whole chain of verdicts, in the words the decision itself used.
     """
@@ -105,7 +106,7 @@ def why(kubeconfig: str, thing: str, namespace: str) -> None:
 @main.command()
 @_KUBECONFIG
 def status(kubeconfig: str) -> None:
-    """Show pools, what is held, what failed and what waits, on one screen."""
+    """Show pools, use, failures and what waits, on one screen."""
     from gpugrant.run.asking import Asked, ask
 
     _print(ask(kubeconfig, Asked("status")))
@@ -120,10 +121,13 @@ def status(kubeconfig: str) -> None:
     required=True,
     type=click.Path(exists=True, path_type=Path),
     metavar="FILE",
-    help="YAML with pools, quotas, grants, namespaces or pods.",
+    help="YAML with pools, quotas, grants, namespaces, nodes or pods.",
 )
 def preview(kubeconfig: str, file: Path) -> None:
-    """Say what would be decided if the objects of FILE were applied. Writes nothing."""
+    """Say what would come of applying FILE; writes nothing.
+
+    The objects are put beside those of the cluster, and the operator's plan is made for all of them.
+    """
     from gpugrant.run.asking import Asked, ask
 
     _print(ask(kubeconfig, Asked("preview", file=str(file))))
