@@ -17,7 +17,7 @@ from devcluster.credentials import write_kubeconfig
 from devcluster.runfolder import OPERATOR, ROOT, SUPERVISOR
 from devcluster.up import NAMESPACE, SERVICE_ACCOUNT
 
-_LOOK_AGAIN = 0.05  # a process has no watch
+_LOOK_AGAIN = 0.05
 _READY_SECONDS = 60.0
 
 
@@ -70,7 +70,7 @@ class OperatorProcess:
     async def back(self, killed: int) -> None:
         """Wait until another process runs than the one that was killed."""
         async with asyncio.timeout(_READY_SECONDS):
-            while self.pid in (0, killed):
+            while self.pid in (0, killed):  # noqa: ASYNC110 (a process has no watch)
                 await asyncio.sleep(_LOOK_AGAIN)
 
     async def restart(self) -> None:
@@ -82,11 +82,12 @@ class OperatorProcess:
         """Wait until it leads and has planned once. Raises TimeoutError with the end of its log."""
         try:
             async with asyncio.timeout(_READY_SECONDS):
-                while await asyncio.to_thread(self._page, "/readyz") is None:
+                while await asyncio.to_thread(self._page, "/readyz") is None:  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK_AGAIN)
         except TimeoutError:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-            raise TimeoutError(f"the operator was not ready after {_READY_SECONDS:g} s; it said last:\n{tail}") from None
+            said = f"the operator was not ready after {_READY_SECONDS:g} s; it said last:\n{tail}"
+            raise TimeoutError(said) from None
 
     async def samples(self, metric: str, **labels: str) -> dict[tuple[tuple[str, str], ...], float]:
         """Return the samples of a metric whose labels include ``labels``, as a scraper reads them."""

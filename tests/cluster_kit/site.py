@@ -117,7 +117,8 @@ class Site(World):
         })
         pool = Pool(name, programme, provider, gpu_type, tuple(made))
         if wait:
-            await self.admin.wait_for(pool.path, lambda seen: (seen or {}).get("status", {}).get("servers") == len(made))
+            await self.admin.wait_for(
+                pool.path, lambda seen: (seen or {}).get("status", {}).get("servers") == len(made))
             for server in made:
                 await self.node(server, lambda node: node["metadata"]["labels"].get(names.POOL_LABEL) == name)
         return pool
