@@ -29,7 +29,9 @@ def _policies(runs: int) -> list[Figure]:
     return found
 
 
-def measure(parts: list[str], runs: int, work: Path, console: Console) -> tuple[list[Figure], dict[str, object]]:
+def measure(
+    parts: list[str], runs: int, work: Path, console: Console
+) -> tuple[list[Figure], dict[str, object]]:
     """Measure the parts, one after the other."""
     stored = work / "lists"
     does: dict[str, Callable[[], list[Figure]]] = {
@@ -49,14 +51,22 @@ def measure(parts: list[str], runs: int, work: Path, console: Console) -> tuple[
         console.print(f"{part} …")
         begun, before = time.monotonic(), os.getloadavg()[0]
         found += does[part]()
-        load[part] = {"load_before": before, "load_after": os.getloadavg()[0], "seconds": round(time.monotonic() - begun)}
-        console.print(f"  done in {time.monotonic() - begun:.0f} s, load {before:.1f} before, {os.getloadavg()[0]:.1f} after")
+        load[part] = {
+            "load_before": before,
+            "load_after": os.getloadavg()[0],
+            "seconds": round(time.monotonic() - begun),
+        }
+        console.print(
+            f"  done in {time.monotonic() - begun:.0f} s, load {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+        )
     return found, load
 
 
 def main() -> int:
     """Read the command line, measure, show, write."""
-    parser = argparse.ArgumentParser(prog="bench", description="How fast, how flat, how large. See docs/benchmarks.md.")
+    parser = argparse.ArgumentParser(
+        prog="bench", description="How fast, how flat, how large. See docs/benchmarks.md."
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"which: {', '.join(PARTS)}; default: all")
     parser.add_argument("--runs", type=int, default=3, help="runs of each figure; the median counts")
     parser.add_argument("--json", type=Path, default=ROOT / ".run" / "bench.json", help="where the JSON goes")

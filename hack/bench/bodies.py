@@ -1,4 +1,4 @@
-"""Objects as an API server sends them, of realistic size, and the JSON patches that change them. Raw JSON, no models."""
+"""Objects as an API server sends them, of realistic size, and the JSON patches that change them."""
 
 import copy
 from datetime import UTC, datetime
@@ -11,7 +11,8 @@ from gpugrant import names
 
 Json = dict[str, Any]
 encode = msgspec.json.Encoder().encode
-POD_BYTES = 4300  # gated; with its status it grows to 5 KB: what a training Job's pod weighs at the API server, managedFields included
+# Gated; with its status it grows to 5 KB: what a training Job's pod weighs at the API server.
+POD_BYTES = 4300
 
 
 def stamp(at: int) -> str:
@@ -89,7 +90,9 @@ def tenant(name: str, programme: str, gpu_type: str, gpus: int) -> list[Json]:
     ]
 
 
-def grant(name: str, namespace: str, programme: str, gpu_type: str, provider: str, gpus: int, now: int) -> Json:
+def grant(
+    name: str, namespace: str, programme: str, gpu_type: str, provider: str, gpus: int, now: int
+) -> Json:
     """Return a grant of servers of its own, whose term began yesterday."""
     return {
         "apiVersion": names.API_VERSION,
@@ -151,7 +154,12 @@ def gated_pod(number: int, namespace: str, grant_name: str, at: int) -> Json:
         "enableServiceLinks": True,
         "preemptionPolicy": "PreemptLowerPriority",
         "tolerations": [
-            {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
+            {
+                "key": f"node.kubernetes.io/{key}",
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": 300,
+            }
             for key in ("not-ready", "unreachable")
         ],
         "volumes": [
@@ -199,7 +207,9 @@ def _managed(at: str, fields: int) -> list[Json]:
 def bind(pod: Json, node: str, at: int) -> None:
     """Let the scheduler bind a pod."""
     pod["spec"]["nodeName"] = node
-    pod["status"]["conditions"] = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(at)}]
+    pod["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(at)}
+    ]
 
 
 def run(pod: Json, at: int) -> None:
@@ -211,7 +221,13 @@ def run(pod: Json, at: int) -> None:
     ]
     state = {"running": {"startedAt": stamp(at)}}
     pod["status"]["containerStatuses"] = [
-        {"name": "train", "image": "registry.example/team/train:1", "ready": True, "restartCount": 0, "state": state}
+        {
+            "name": "train",
+            "image": "registry.example/team/train:1",
+            "ready": True,
+            "restartCount": 0,
+            "state": state,
+        }
     ]
 
 
@@ -230,9 +246,7 @@ def apply_patch(body: Json, patch: bytes) -> Json:
     """Return ``body`` after a JSON patch (RFC 6902: test, add, remove). Raises ValueError where a test fails."""
     found: Json = copy.deepcopy(body)
     for operation in msgspec.json.decode(patch):
-        *way, last = (
-            part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]
-        )
+        *way, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:])
         place: Any = found
         for part in way:
             place = place[int(part)] if isinstance(place, list) else place[part]

@@ -8,6 +8,7 @@ released to the last.
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.figures import Figure
@@ -27,7 +28,7 @@ async def ceiling(plane: Plane, pods: int) -> float:
     if len(work) != expected:
         raise RuntimeError(f"{len(work)} releases planned, {expected} expected")
     rate = await _timed(plane, expected, lambda: plane.start_sending(work).communicate())
-    await plane.wait_running(expected)
+    await plane.wait_running(but=pods - expected)
     await plane.remove_pods()
     await asyncio.to_thread(plane.strip, await plane.pods())
     await plane.wait_gone()
@@ -44,7 +45,7 @@ async def released_by_operator(plane: Plane, pods: int) -> tuple[float, float]:
     begun = time.monotonic()
     with plane.operator() as operator:
         seen = await watching
-        await plane.wait_running(expected)
+        await plane.wait_running(but=pods - expected)
         await plane.quiet(operator)
         await plane.remove_pods()
         await plane.wait_gone()
@@ -52,7 +53,7 @@ async def released_by_operator(plane: Plane, pods: int) -> tuple[float, float]:
     return (len(seen) - 1) / (seen[-1] - seen[0]), seen[0] - begun
 
 
-async def _timed(plane: Plane, count: int, send) -> float:  # type: ignore[no-untyped-def]
+async def _timed(plane: Plane, count: int, send: Callable[[], object]) -> float:
     started = asyncio.Event()
     watching = asyncio.create_task(plane.watch_releases(count, started))
     await started.wait()
@@ -77,7 +78,10 @@ async def bursts(plane: Plane, servers: int, runs: int, sizes: tuple[int, ...] =
                     rate, delay = await released_by_operator(plane, pods)
                     ours.append(rate)
                     first.append(delay)
-            print(f"  burst, {servers} servers, {pods} pods: {ours[-1]:.0f}/s, bare loop {bare[-1]:.0f}/s", flush=True)
+            print(
+                f"  burst, {servers} servers, {pods} pods: {ours[-1]:.0f}/s, bare loop {bare[-1]:.0f}/s",
+                flush=True,
+            )
         fitting = min(pods, plane.seats)
         words = f"{servers:,} servers, {pods:,} pods" + (f" ({fitting} fit)" if fitting < pods else "")
         ratios = tuple(a / b for a, b in zip(ours, bare, strict=True))
@@ -94,8 +98,10 @@ async def start_held(plane: Plane, servers: int, runs: int) -> list[Figure]:
     """Hold every seat, then measure process start to first plan."""
     await plane.create(plane.spread(plane.seats))
     with plane.operator() as operator:
-        await plane.wait_running(plane.seats)
-        operator.wait_for("all is in the ledger", lambda one: one.metric("gpugrant_ledger_held_pods") >= plane.seats)
+        await plane.wait_running()
+        operator.wait_for(
+            "all is in the ledger", lambda one: one.metric("gpugrant_ledger_held_pods") >= plane.seats
+        )
         await plane.quiet(operator)
     seconds, resident, wrong = [], [], 0.0
     for _ in range(runs):
@@ -111,12 +117,22 @@ async def start_held(plane: Plane, servers: int, runs: int) -> list[Figure]:
     note = "real control plane, ledger kept; correct: all seats seen held"
     note += "; nothing was written" if not wrong else f"; {wrong / runs:.0f} writes followed"
     return [
-        Figure("start", f"process start to first correct plan: {words}", tuple(seconds), "s", 15, digits=1, note=note),
+        Figure(
+            "start",
+            f"process start to first correct plan: {words}",
+            tuple(seconds),
+            "s",
+            15,
+            digits=1,
+            note=note,
+        ),
         Figure("start", f"resident: {words}", tuple(resident), "MB", digits=0),
     ]
 
 
-async def run(runs: int, work: Path, *, with_bursts: bool, with_start: bool, sizes: tuple[int, ...] = SIZES) -> list[Figure]:
+async def run(
+    runs: int, work: Path, *, with_bursts: bool, with_start: bool, sizes: tuple[int, ...] = SIZES
+) -> list[Figure]:
     """Measure bursts at each size, and the start at the largest."""
     figures: list[Figure] = []
     for servers in sizes if with_bursts else sizes[-1:]:

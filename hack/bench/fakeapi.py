@@ -71,7 +71,9 @@ class FakeApi:
             return web.json_response(self._kept[path])
         if request.method in ("POST", "PUT", "PATCH"):
             return self._write(request, await request.read())
-        return web.json_response({"kind": "Status", "code": 404, "reason": "NotFound", "message": path}, status=404)
+        return web.json_response(
+            {"kind": "Status", "code": 404, "reason": "NotFound", "message": path}, status=404
+        )
 
     def _write(self, request: web.Request, text: bytes) -> web.Response:
         body: Any = msgspec.json.decode(text)

@@ -50,6 +50,8 @@ def run(runs: int, folder: Path, work: Path) -> list[Figure]:
 def _measure(kubeconfig: Path, work: Path, number: int) -> tuple[float, float, float]:
     with operating(kubeconfig, work / f"memory-{number}.sqlite", work / "memory.log") as operator:
         seconds = operator.wait_ready()
-        operator.wait_for("all is in the ledger", lambda one: one.metric("gpugrant_ledger_held_pods") >= SERVERS * 8)
+        operator.wait_for(
+            "all is in the ledger", lambda one: one.metric("gpugrant_ledger_held_pods") >= SERVERS * 8
+        )
         time.sleep(_SETTLED_SECONDS)
         return resident_mb(operator.pid), resident_mb(operator.pid, "VmHWM"), seconds

@@ -36,6 +36,8 @@ from gpugrant.observe.observer import Observer
 
 _CREATING = 48
 _ALL = 10**6
+_RELEASED_SECONDS = 600.0
+_WAITING_SECONDS = 900.0
 _serial = itertools.count(1)
 
 
@@ -78,7 +80,9 @@ class Plane:
     async def _all_active(self) -> bool:
         for grant in await self.client.list(f"/apis/{names.API_VERSION}/gpugrants"):
             conditions = grant.get("status", {}).get("conditions", ())
-            if not any(c["type"] == "Ready" and c["reason"] == "Active" and c["status"] == "True" for c in conditions):
+            if not any(
+                c["type"] == "Ready" and c["reason"] == "Active" and c["status"] == "True" for c in conditions
+            ):
                 return False
         return True
 
@@ -118,25 +122,24 @@ class Plane:
             for _ in range(_CREATING):
                 group.create_task(_some())
 
-    async def pods(self) -> list[Json]:
+    async def pods(self, **params: str) -> list[Json]:
         """Return all GPU pods."""
-        return await self.client.list("/api/v1/pods", labelSelector=names.GPU_LABEL)
+        return await self.client.list("/api/v1/pods", labelSelector=names.GPU_LABEL, **params)
 
-    async def count_pods(self, **params: str) -> int:
-        """Return how many GPU pods there are, without reading them all."""
-        page = await self.client.get("/api/v1/pods", labelSelector=names.GPU_LABEL, limit="1", **params)
-        return len(page["items"]) + int(page["metadata"].get("remainingItemCount", 0))
+    async def wait_running(self, but: int = 0) -> None:
+        """Wait until all GPU pods run, but for so many."""
+        await self._wait_left(but, fieldSelector="status.phase!=Running")
 
-    async def wait_running(self, count: int, seconds: float = 600) -> None:
-        """Wait until so many pods run."""
-        async with asyncio.timeout(seconds):
-            while sum(pod["status"].get("phase") == "Running" for pod in await self.pods()) < count:
+    async def _wait_left(self, most: int, **params: str) -> None:
+        """Wait until a LIST of GPU pods has no more than so many items: what is listed gets less with each look."""
+        async with asyncio.timeout(_WAITING_SECONDS):
+            while len(await self.pods(**params)) > most:  # noqa: ASYNC110 - a watch would be one more at work
                 await asyncio.sleep(2)
 
-    async def wait_ended(self, count: int, seconds: float = 600) -> None:
+    async def wait_ended(self, count: int) -> None:
         """Wait until so many pods have ended and their finalizers are off."""
-        async with asyncio.timeout(seconds):
-            while sum(_is_over(pod) for pod in await self.pods()) < count:
+        async with asyncio.timeout(_WAITING_SECONDS):
+            while sum(_is_over(pod) for pod in await self.pods()) < count:  # noqa: ASYNC110
                 await asyncio.sleep(1)
 
     async def remove_pods(self) -> None:
@@ -144,15 +147,9 @@ class Plane:
         for space in {pod["metadata"]["namespace"] for pod in await self.pods()}:
             await self.client.delete(f"/api/v1/namespaces/{space}/pods", grace_seconds=0)
 
-    async def wait_gone(self, seconds: float = 600) -> None:
+    async def wait_gone(self) -> None:
         """Wait until no GPU pod is left."""
-        async with asyncio.timeout(seconds):
-            while await self.pods_left():
-                await asyncio.sleep(1)
-
-    async def pods_left(self) -> int:
-        """Return how many GPU pods there are."""
-        return len(await self.pods())
+        await self._wait_left(0)
 
     def strip(self, pods: list[Json]) -> None:
         """Take the metering finalizer off pods that no operator ever counted."""
@@ -189,11 +186,20 @@ class Plane:
             raise RuntimeError("the bare loop failed")
         return json.loads(answer)  # type: ignore[no-any-return]
 
-    def start_sending(self, work: list[tuple[str, str]], in_flight: int = IN_FLIGHT) -> "subprocess.Popen[bytes]":
+    def start_sending(
+        self, work: list[tuple[str, str]], in_flight: int = IN_FLIGHT
+    ) -> "subprocess.Popen[bytes]":
         """Start a bare loop that sends PATCHes as the operator's service account."""
         file = self._work / "patches.json"
         file.write_text(json.dumps(work))
-        command = [sys.executable, "-m", "bench.sender", str(file), str(self.operator_kubeconfig), str(in_flight)]
+        command = [
+            sys.executable,
+            "-m",
+            "bench.sender",
+            str(file),
+            str(self.operator_kubeconfig),
+            str(in_flight),
+        ]
         return subprocess.Popen(command, stdout=subprocess.PIPE)
 
     async def watch_releases(self, count: int, started: asyncio.Event) -> list[float]:
@@ -201,15 +207,18 @@ class Plane:
         version = (await self.client.get("/api/v1/pods", limit="1"))["metadata"]["resourceVersion"]
         seen: list[float] = []
         started.set()
-        # The label comes with the release, so that a pod is ADDED to this selection when it is released.
-        async for kind, _ in self.client.watch(
-            "/api/v1/pods", labelSelector=names.GRANT_LABEL, resourceVersion=version, timeoutSeconds="1800"
-        ):
-            if kind == "ADDED":
-                seen.append(time.monotonic())
-                if len(seen) == count:
-                    return seen
-        raise RuntimeError(f"the watch ended after {len(seen)} of {count} releases")
+        deadline = time.monotonic() + _RELEASED_SECONDS
+        while time.monotonic() < deadline:  # the API server ends watches that do not keep up with it
+            # The label comes with the release, so that a pod is ADDED to this selection when it is released.
+            async for kind, pod in self.client.watch(
+                "/api/v1/pods", labelSelector=names.GRANT_LABEL, resourceVersion=version, timeoutSeconds="60"
+            ):
+                version = pod["metadata"]["resourceVersion"]
+                if kind == "ADDED":
+                    seen.append(time.monotonic())
+                    if len(seen) == count:
+                        return seen
+        raise RuntimeError(f"{len(seen)} of {count} pods were released")
 
     # -- writes ------------------------------------------------------------------------------------------
 
@@ -228,7 +237,10 @@ def parse_writes(text: str) -> Counter[str]:
             continue
         labels = dict(part.split("=", 1) for part in line[line.index("{") + 1 : line.rindex("}")].split(","))
         told = {key: value.strip('"') for key, value in labels.items()}
-        if told["verb"] in ("POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION") and told["code"] < "300":
+        if (
+            told["verb"] in ("POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION")
+            and told["code"] < "300"
+        ):
             what = "/".join(part for part in (told["group"], told["resource"], told["subresource"]) if part)
             found[f"{told['verb']} {what}"] += int(float(line.rpartition(" ")[2]))
     return found

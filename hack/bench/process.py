@@ -27,7 +27,9 @@ class OperatorProcess:
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "operator")}
         self.begun = time.monotonic()
         with log.open("ab") as out:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
+            )
         self.pid = self._process.pid
 
     def wait_ready(self, seconds: float = 120.0) -> float:
