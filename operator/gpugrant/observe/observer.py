@@ -205,10 +205,10 @@ class Observer:
 
     async def look_once(self) -> None:
         """LIST everything once and watch nothing: for commands. Raises ApiError."""
+        for kind in OWN_KINDS:  # pools first: each that comes later has every pod counted again
+            await self.own.sweep(kind)
         for cache in self.caches:
             await cache.list_once()
-        for kind in OWN_KINDS:
-            await self.own.sweep(kind)
         await self.adoption.sweep()
 
     async def first_look(self) -> None:
