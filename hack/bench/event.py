@@ -124,9 +124,9 @@ class Feed:
                 self.bind_and_run(namespace, name)
 
 
-def pod_lives(feed: Feed) -> None:
+def pod_lives(feed: Feed, pods: int = PODS) -> None:
     """Let pods be created, released, bound, run, end and go, where there is room."""
-    for number in range(PODS):
+    for number in range(pods):
         grant = feed.grants[number % len(feed.grants)]
         namespace, name = grant["metadata"]["namespace"], feed.create(grant)
         if feed.waiting(namespace):
@@ -135,7 +135,7 @@ def pod_lives(feed: Feed) -> None:
         feed.end(namespace, name)
 
 
-def churn(feed: Feed) -> None:
+def churn(feed: Feed, pods: int = PODS) -> None:
     """Let pods end on full grants while others wait: each end releases the next in line, and one more comes."""
     for grant in feed.grants:
         for _ in range(FREE + WAITING):
@@ -143,7 +143,7 @@ def churn(feed: Feed) -> None:
         feed.bind_all(grant["metadata"]["namespace"])
     feed.seconds.clear()
     rng = random.Random(7)
-    for number in range(PODS):
+    for number in range(pods):
         grant = feed.grants[number % len(feed.grants)]
         namespace = grant["metadata"]["namespace"]
         feed.end(namespace, rng.choice(feed.running(namespace)))
@@ -154,10 +154,10 @@ def churn(feed: Feed) -> None:
         raise RuntimeError(f"not {WAITING} wait in each namespace, but {waiting}")
 
 
-def heartbeats(feed: Feed) -> None:
+def heartbeats(feed: Feed, beats: int = NODE_EVENTS) -> None:
     """Let kubelets tell that they live, and nothing else."""
     nodes = _nodes_of(feed)
-    for number in range(NODE_EVENTS):
+    for number in range(beats):
         node = nodes[number % len(nodes)]
         for one in node["status"]["conditions"]:
             one["lastHeartbeatTime"] = bodies.stamp(feed.operator.now + number)

@@ -88,7 +88,7 @@ class ListsOnly:
         self._cluster = cluster
 
     async def pages(
-        self, path: str, _params: Mapping[str, str] | None = None, **_: int
+        self, path: str, _params: Mapping[str, str] | None = None, *_: int, **__: int
     ) -> AsyncGenerator[Page, None]:
         """Yield the pages of a LIST."""
         for body in self._cluster.pages(path):

@@ -66,7 +66,7 @@ def look_and_plan(folder: Path) -> dict[str, float]:
 
     class FromFiles:
         async def pages(
-            self, path: str, _params: Mapping[str, str] | None = None, **_: int
+            self, path: str, _params: Mapping[str, str] | None = None, *_: int, **__: int
         ) -> AsyncGenerator[Page, None]:
             for file in pages(folder, path):
                 yield page_of(file.read_bytes())
