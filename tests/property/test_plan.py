@@ -389,7 +389,7 @@ class History:
         scratch.backoff = dict(mine.backoff)
         scratch.retry_at, scratch.failures = dict(mine.retry_at), mine.failures
         scratch.evicting = dict(mine.evicting)
-        scratch.policies, scratch.hour = mine.policies, mine.hour
+        scratch.policies, scratch.policies_at, scratch.hour = mine.policies, mine.policies_at, mine.hour
         with_node = {name: server for name, server in mine.servers.items() if server.node}
         for name, server in with_node.items():
             scratch.servers[name].emptied_at = server.emptied_at

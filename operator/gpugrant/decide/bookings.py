@@ -4,13 +4,14 @@ A grant has its servers over its whole term, so that one in the future finds the
 large fabrics stay unbroken: the smallest that fits is taken, and single servers come out of the most broken ones.
 """
 
-from collections import defaultdict
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from msgspec import Struct
 
 from gpugrant import names
-from gpugrant.decide.state import OWN_USE, GrantState, PoolState, Server
+from gpugrant.decide.state import OWN_USE, Booking, GrantState, PoolState, Server
 from gpugrant.decide.world import World
 
 NEVER = 1 << 62
@@ -48,191 +49,183 @@ def free_from(server: Server, end: int, shadows: Iterable[tuple[int, int]] = ())
     return latest
 
 
+class Fabric:
+    """Servers of one fabric and share: those nobody has booked from now on, and the others."""
+
+    __slots__ = ("booked", "gaps", "idle", "last_start", "name", "size", "soonest_end", "unwell")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.size = 0
+        self.idle: list[Server] = []  # not booked, and fit to be given; by name
+        self.unwell: list[Server] = []  # not booked, but failed or in somebody's use
+        self.booked: list[Server] = []
+        self.soonest_end = NEVER  # the first end of a booked server's last booking
+        self.last_start = -NEVER  # the last start of a booked server's first booking
+        self.gaps = False  # some server has several bookings, with room between them perhaps
+
+    def note(self, server: Server, spans: list[tuple[int, int]]) -> None:
+        """Take up what is booked of a server."""
+        self.soonest_end = min(self.soonest_end, max(end for _, end in spans))
+        self.last_start = max(self.last_start, min(start for start, _ in spans))
+        self.gaps = self.gaps or len(spans) > 1
+
+    def may_have_room_beside(self, start: int, end: int) -> bool:
+        """Say whether a booked server could be free over [start, end); False is sure."""
+        return self.gaps or start >= self.soonest_end or end <= self.last_start
+
+
 class Calendar:
     """The servers of one line's pools with their bookings, and what earlier grants in line are waiting for."""
 
-    def __init__(self, world: World, pools: list[PoolState], share: str) -> None:
+    def __init__(self, world: World, pools: list[PoolState], share: str, now: int) -> None:
         self.world = world
-        self.pools = pools
         self.share = share
-        self.shadows: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self.now = now
         self.shared: dict[str, list[GrantState]] = defaultdict(list)  # pool -> grants on shared servers
-        self.servers = {
-            pool.pool.name: [
-                server
-                for server in (world.servers[name] for name in sorted(pool.servers))
-                if server.share == share
-            ]
-            for pool in pools
-        }
-
-    def find_now(self, wish: Wish, pools: list[PoolState]) -> Place | None:
-        """Return a place that is free over the whole wish, or None."""
+        self._shadows: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._shadowed: set[tuple[str, str]] = set()  # (pool, fabric)
+        self._fabrics: dict[str, dict[str, Fabric]] = {}
+        self._usable: dict[str, int] = {}
+        self._spans: dict[str, Counter[tuple[int, int]]] = {}  # pool -> bookings by (start, end)
+        self._labelled: dict[str, Counter[str]] = defaultdict(Counter)  # grant -> servers it had, by fabric
         for pool in pools:
-            place = self._find(wish, pool, wish.start, usable=True)
-            if place:
-                return place
+            self._take_up(pool)
+
+    def _take_up(self, pool: PoolState) -> None:
+        name = pool.pool.name
+        fabrics = self._fabrics[name] = {}
+        spans = self._spans[name] = Counter()
+        self._usable[name] = 0
+        for server in (self.world.servers[n] for n in sorted(pool.servers)):
+            if server.share != self.share:
+                continue
+            fabric = fabrics.get(server.fabric)
+            if fabric is None:
+                fabric = fabrics[server.fabric] = Fabric(server.fabric)
+            fabric.size += 1
+            self._usable[name] += self.world.healthy(server)
+            uid = server.label(names.GRANT_UID_LABEL)
+            if uid:
+                self._labelled[uid][server.fabric] += 1
+            booked = [(b.start, b.end) for b in server.bookings if b.end > self.now]
+            spans.update(booked)
+            if booked:
+                fabric.booked.append(server)
+                fabric.note(server, booked)
+            elif self._may_be_given(server, well=True):
+                fabric.idle.append(server)
+            else:
+                fabric.unwell.append(server)
+
+    # -- places ----------------------------------------------------------------------------------------
+
+    def find_now(self, wish: Wish, pool: PoolState) -> Place | None:
+        """Return a place in a pool that is free over the whole wish, or None."""
+        if not self._leaves_room_for_shared(wish, pool):
+            return None
+        free = self._free_by_fabric(wish, pool)
+        spec = wish.state.grant.spec
+        assert spec
+        mine = self._labelled.get(wish.state.grant.uid, Counter())
+        if spec.placement == "OneFabric":
+            large = [f for f, here in free.items() if len(here) >= wish.count]
+            if not large:
+                return None
+            fabrics = self._fabrics[pool.pool.name]
+            best = min(large, key=lambda f: (-mine[f], len(free[f]) - wish.count, fabrics[f].size, f))
+            return Place(pool.pool.name, best, _pick(free[best], wish))
+        chosen: list[Server] = []
+        for fabric in sorted(free, key=lambda f: (-mine[f], len(free[f]), f)):
+            chosen += free[fabric]
+            if len(chosen) >= wish.count:
+                return Place(pool.pool.name, "", _pick(chosen, wish, keep_order=True))
         return None
+
+    def book(self, wish: Wish, place: Place) -> None:
+        """Give a place to a grant."""
+        start, end, uid = wish.state.start, wish.state.end, wish.state.grant.uid
+        fabrics = self._fabrics[place.pool]
+        for name in place.servers:
+            server = self.world.servers[name]
+            fabric = fabrics[server.fabric]
+            at = bisect_left(fabric.idle, name, key=lambda s: s.name)
+            if at < len(fabric.idle) and fabric.idle[at] is server:
+                del fabric.idle[at]
+                fabric.booked.append(server)
+            server.bookings.append(Booking(start, end, uid))
+            fabric.note(server, [(b.start, b.end) for b in server.bookings if b.end > self.now])
+            self._spans[place.pool][start, end] += 1
+            self.world.dirty_servers.add(name)
+
+    def clear_shadows(self) -> None:
+        """Forget what waiting grants keep others from."""
+        self._shadows.clear()
+        self._shadowed.clear()
 
     def cast_shadow(self, wish: Wish, pools: list[PoolState]) -> None:
         """Reserve the place a waiting grant will get soonest, so that later ones cannot delay it.
 
         Failed servers count: they may heal any moment, and then they are the waiting grant's.
         """
-        best: tuple[int, str, Place] | None = None
+        spec = wish.state.grant.spec
+        assert spec
+        best: tuple[int, int, str, list[Server]] | None = None
         for pool in pools:
-            for when in self._instants(wish, pool):
-                if best and when >= best[0]:
-                    break
-                place = self._find(wish, pool, when, usable=False)
-                if place:
-                    best = (when, pool.pool.name, place)
-                    break
+            groups: dict[str, list[tuple[int, str, Server]]] = defaultdict(list)
+            for fabric in self._fabrics[pool.pool.name].values():
+                if wish.fabric and fabric.name != wish.fabric:
+                    continue
+                group = groups[fabric.name if spec.placement == "OneFabric" else ""]
+                for server in (*fabric.idle, *fabric.unwell, *fabric.booked):
+                    if server.name not in wish.taken and self._may_be_given(server, well=False):
+                        since = free_from(server, wish.end, self._shadows.get(server.name, ()))
+                        group.append((max(since, wish.start), server.name, server))
+            for name, group in groups.items():
+                if len(group) < wish.count:
+                    continue
+                first = sorted(group)[: wish.count]
+                when = first[-1][0]
+                if when < wish.end and (best is None or (when, len(group), name) < best[:3]):
+                    best = (when, len(group), name, [server for _, _, server in first])
         if best:
-            for name in best[2].servers:
-                self.shadows[name].append((best[0], wish.end))
+            for server in best[3]:
+                self._shadows[server.name].append((best[0], wish.end))
+                self._shadowed.add((server.pool, server.fabric))
 
     def largest_free_fabric(self, wish: Wish, pools: list[PoolState]) -> int:
         """Return how many servers of one fabric are free for the wish, at best."""
-        return max(
-            (
-                len(free)
-                for pool in pools
-                for free in self._free_by_fabric(wish, pool, wish.start, True).values()
-            ),
-            default=0,
-        )
+        return max((len(free) for p in pools for free in self._free_by_fabric(wish, p).values()), default=0)
 
     def count_free(self, wish: Wish, pools: list[PoolState]) -> int:
         """Return how many servers are free for the wish in all."""
-        return sum(
-            len(free)
-            for pool in pools
-            for free in self._free_by_fabric(wish, pool, wish.start, True).values()
-        )
+        return sum(len(free) for pool in pools for free in self._free_by_fabric(wish, pool).values())
 
-    # -- shared servers --------------------------------------------------------------------------------
-
-    def fits_shared(self, state: GrantState, pool: PoolState, start: int, seats: int) -> bool:
-        """Say whether the servers that shared grants need are there over the whole term, with this one."""
-        assert pool.pool.spec
-        most = pool.pool.spec.max_shared_servers
-        with_it = [*self.shared[pool.pool.name], state]
-        for _, own, shared in self._profile(pool, start, state.end, with_it, {state.grant.uid: seats}):
-            if shared + own > self._usable(pool) or (most is not None and shared > most):
-                return False
-        return True
-
-    def _leaves_room_for_shared(self, wish: Wish, pool: PoolState) -> bool:
-        shared = self.shared.get(pool.pool.name)
-        if not shared:
-            return True
-        usable = self._usable(pool)
-        return all(
-            own + need + wish.count <= usable
-            for _, own, need in self._profile(pool, wish.start, wish.end, shared, {})
-        )
-
-    def _usable(self, pool: PoolState) -> int:
-        return sum(1 for s in self.servers[pool.pool.name] if self.world.healthy(s))
-
-    def _profile(
-        self, pool: PoolState, start: int, end: int, shared: list[GrantState], sizes: dict[str, int]
-    ) -> list[tuple[int, int, int]]:
-        """Return (instant, servers of their own, servers for shared grants) wherever that changes in the term."""
-        assert pool.pool.spec
-        booked: list[tuple[int, int]] = [
-            (b.start, b.end) for s in self.servers[pool.pool.name] for b in s.bookings if b.end > start
-        ]
-        instants = {start, *(b for b, _ in booked if start < b < end)}
-        instants |= {g.start for g in shared if start < g.start < end}
-        rows = []
-        for instant in sorted(instants):
-            own = sum(1 for b, e in booked if b <= instant < e)
-            seats: dict[str, int] = defaultdict(int)
-            for grant in shared:
-                if grant.start <= instant < grant.end or (
-                    instant == start and grant.end > start >= grant.start
-                ):
-                    who = grant.tenant if pool.pool.spec.shared_tenancy == "PerTenant" else ""
-                    seats[who] += sizes.get(grant.grant.uid, grant.seats)
-            rows.append((instant, own, sum(-(-n // pool.size) for n in seats.values())))
-        return rows
-
-    # -- choosing --------------------------------------------------------------------------------------
-
-    def _instants(self, wish: Wish, pool: PoolState) -> list[int]:
-        ends = {
-            b.end for s in self.servers[pool.pool.name] for b in s.bookings if wish.start < b.end < wish.end
-        }
-        ends |= {stop for s in self.servers[pool.pool.name] for _, stop in self.shadows.get(s.name, ())}
-        return sorted({wish.start, *(e for e in ends if wish.start < e < wish.end)})
-
-    def _find(self, wish: Wish, pool: PoolState, when: int, usable: bool) -> Place | None:
-        if usable and not self._leaves_room_for_shared(wish, pool):
-            return None
-        free = self._free_by_fabric(wish, pool, when, usable)
-        spec = wish.state.grant.spec
-        assert spec
-        if spec.placement == "OneFabric":
-            large = [f for f, here in free.items() if len(here) >= wish.count]
-            if not large:
-                return None
-            sizes = self._fabric_sizes(pool)
-            fabric = min(
-                large,
-                key=lambda f: (-self._mine(free[f], wish), len(free[f]) - wish.count, sizes[f], f),
-            )
-            return Place(pool.pool.name, fabric, self._pick(free[fabric], wish))
-        everywhere: list[Server] = []
-        for fabric in sorted(free, key=lambda f: (-self._mine(free[f], wish), len(free[f]), f)):
-            everywhere += free[fabric]
-        if len(everywhere) < wish.count:
-            return None
-        return Place(pool.pool.name, "", self._pick(everywhere, wish, keep_order=True))
-
-    def _mine(self, servers: list[Server], wish: Wish) -> int:
-        uid = wish.state.grant.uid
-        return sum(1 for s in servers if s.label(names.GRANT_UID_LABEL) == uid)
-
-    def _pick(self, servers: list[Server], wish: Wish, keep_order: bool = False) -> tuple[str, ...]:
-        uid = wish.state.grant.uid
-
-        def order(item: tuple[int, Server]) -> tuple[int, int, int, str]:
-            at, server = item
-            return (
-                0 if server.label(names.GRANT_UID_LABEL) == uid else 1,
-                1 if server.pods or server.label(names.SHARED_FOR_LABEL) else 0,
-                at if keep_order else 0,
-                server.name,
-            )
-
-        chosen = sorted(enumerate(servers), key=order)[: wish.count]
-        return tuple(sorted(server.name for _, server in chosen))
-
-    def _fabric_sizes(self, pool: PoolState) -> dict[str, int]:
-        sizes: dict[str, int] = defaultdict(int)
-        for server in self.servers[pool.pool.name]:
-            sizes[server.fabric] += 1
-        return sizes
-
-    def _free_by_fabric(
-        self, wish: Wish, pool: PoolState, when: int, usable: bool
-    ) -> dict[str, list[Server]]:
-        free: dict[str, list[Server]] = defaultdict(list)
-        for server in self.servers[pool.pool.name]:
-            if wish.fabric and server.fabric != wish.fabric:
+    def _free_by_fabric(self, wish: Wish, pool: PoolState) -> dict[str, list[Server]]:
+        found: dict[str, list[Server]] = {}
+        for name, fabric in self._fabrics[pool.pool.name].items():
+            if wish.fabric and name != wish.fabric:
                 continue
-            if server.name in wish.taken or not self._may_be_given(server, wish, usable):
-                continue
-            if free_from(server, wish.end, self.shadows.get(server.name, ())) <= when:
-                free[server.fabric].append(server)
-        return free
+            free = fabric.idle
+            if wish.taken or (pool.pool.name, name) in self._shadowed:
+                free = [s for s in free if self._is_free(s, wish)]
+            if fabric.booked and fabric.may_have_room_beside(wish.start, wish.end):
+                free = free + [
+                    s for s in fabric.booked if self._may_be_given(s, well=True) and self._is_free(s, wish)
+                ]
+            if free:
+                found[name] = free
+        return found
 
-    def _may_be_given(self, server: Server, wish: Wish, usable: bool) -> bool:
-        if usable and (not self.world.healthy(server) or self.world.seats_failed(server)):
+    def _is_free(self, server: Server, wish: Wish) -> bool:
+        if server.name in wish.taken:
             return False
-        if any(self._is_foreign(uid) for uid in server.pods):
+        return free_from(server, wish.end, self._shadows.get(server.name, ())) <= wish.start
+
+    def _may_be_given(self, server: Server, well: bool) -> bool:
+        if well and (not self.world.healthy(server) or self.world.seats_failed(server)):
+            return False
+        if server.pods and any(self._is_foreign(uid) for uid in server.pods):
             return False
         return not server.label(names.SHARED_FOR_LABEL)
 
@@ -240,3 +233,81 @@ class Calendar:
         """Say whether a pod is nobody's grant: unmanaged, exempt, or own use, and so in the way until it ends."""
         entry = self.world.entries.get(uid)
         return entry is not None and not entry.grant and self.share != OWN_USE
+
+    # -- shared servers --------------------------------------------------------------------------------
+
+    def fits_shared(self, state: GrantState, pool: PoolState, start: int, seats: int) -> bool:
+        """Say whether the servers that shared grants need are there over the whole term, with this one."""
+        assert pool.pool.spec
+        most = pool.pool.spec.max_shared_servers
+        others = [g for g in self.shared[pool.pool.name] if g is not state]
+        worst = sum(-(-g.seats // pool.size) for g in others) + -(-seats // pool.size)
+        if most is None and self._spans[pool.pool.name].total() + worst <= self._usable[pool.pool.name]:
+            return True  # even if all of it were at one time
+        total, shared = self._peaks(pool, start, state.end, others, (state, seats))
+        return total <= self._usable[pool.pool.name] and (most is None or shared <= most)
+
+    def _leaves_room_for_shared(self, wish: Wish, pool: PoolState) -> bool:
+        shared = self.shared.get(pool.pool.name)
+        if not shared:
+            return True
+        usable = self._usable[pool.pool.name]
+        if (
+            self._spans[pool.pool.name].total() + sum(-(-g.seats // pool.size) for g in shared) + wish.count
+            <= usable
+        ):
+            return True  # even if all of it were at one time
+        total, _ = self._peaks(pool, wish.start, wish.end, shared, None)
+        return total + wish.count <= usable
+
+    def _peaks(
+        self,
+        pool: PoolState,
+        start: int,
+        end: int,
+        shared: list[GrantState],
+        extra: tuple[GrantState, int] | None,
+    ) -> tuple[int, int]:
+        """Return the most servers in use at one time in [start, end): in all, and for shared grants.
+
+        One sweep over the instants at which something begins or ends.
+        """
+        assert pool.pool.spec
+        per_tenant = pool.pool.spec.shared_tenancy == "PerTenant"
+        events: list[tuple[int, int, str, int]] = []  # when, ends before beginnings, tenant ('' own), amount
+        for (first, last), count in self._spans[pool.pool.name].items():
+            if first < end and last > start:
+                events += ((max(first, start), 1, "", count), (last, 0, "", -count))
+        for state, seats in (*((g, g.seats) for g in shared), *((extra,) if extra else ())):
+            if state.start < end and state.end > start:
+                who = f"tenant {state.tenant if per_tenant else ''}"
+                events += ((max(state.start, start), 1, who, seats), (state.end, 0, who, -seats))
+        own = need = total = most = 0
+        seats_of: dict[str, int] = defaultdict(int)
+        for when, _, who, amount in sorted(events):
+            if when >= end:
+                break
+            if who:
+                need -= -(-seats_of[who] // pool.size)
+                seats_of[who] += amount
+                need += -(-seats_of[who] // pool.size)
+            else:
+                own += amount
+            total, most = max(total, own + need), max(most, need)
+        return total, most
+
+
+def _pick(servers: list[Server], wish: Wish, keep_order: bool = False) -> tuple[str, ...]:
+    uid = wish.state.grant.uid
+
+    def order(item: tuple[int, Server]) -> tuple[int, int, int, str]:
+        at, server = item
+        return (
+            0 if server.label(names.GRANT_UID_LABEL) == uid else 1,
+            1 if server.pods or server.label(names.SHARED_FOR_LABEL) else 0,
+            at if keep_order else 0,
+            server.name,
+        )
+
+    chosen = sorted(enumerate(servers), key=order)[: wish.count]
+    return tuple(sorted(server.name for _, server in chosen))

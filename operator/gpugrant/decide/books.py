@@ -12,6 +12,7 @@ from collections import defaultdict
 from gpugrant import names
 from gpugrant.config import Settings
 from gpugrant.decide.actions import ReleasePod, SetPolicies, WriteServer
+from gpugrant.decide.reasons import Verdict
 from gpugrant.decide.seats import FreeSeats
 from gpugrant.decide.state import Entry, Gang, GrantState, Lane, LaneKey, PoolState, Server, Tally, Usage
 from gpugrant.model.objects import Grant, Namespace, Quota
@@ -53,7 +54,8 @@ class Books:
         self.backoff: dict[str, tuple[int, int]] = {}  # unit -> (tries, until)
         self.parked: dict[str, int] = {}  # uid -> until (0: till something about its tenant changes)
         self.failures: dict[str, int] = defaultdict(int)
-        self.never_fits: dict[tuple[object, ...], str] = {}
+        self.largest_fabric: dict[tuple[str, str], int] = {}  # by pool and share; of the plan being made
+        self.never_fits: dict[tuple[object, ...], Verdict | None] = {}
         self.why_waiting: dict[str, str] = {}
         self.recheck: list[tuple[int, str]] = []  # (when, server)
         self.retry_at: dict[str, int] = {}
@@ -74,6 +76,8 @@ class Books:
         self.tainted: dict[str, set[str]] = defaultdict(set)  # resource -> nodes that carry our taint for it
         self.unlabelled: set[str] = set()
         self.tell_again: set[tuple[str, str, str]] = set()
+        self.metered = True  # a ledger is written: released pods get the finalizer
+        self.policies_at = 0
         self.hour = 0
         self.now = 0  # of the plan being made
         self.figures_changed: set[tuple[str, str, str]] = set()

@@ -6,7 +6,7 @@ from gpugrant.decide.judge import CHECKS
 from gpugrant.decide.match import candidate_grants, may_start
 from gpugrant.decide.plan import make_plan
 from gpugrant.decide.pool_status import pool_status
-from gpugrant.decide.reasons import Verdict
+from gpugrant.decide.reasons import Verdict, place_in_line
 from gpugrant.decide.world import World
 
 
@@ -37,7 +37,7 @@ def why(world: World, now: int, kind: str, namespace: str, name: str) -> list[st
         elif entry.kind == "reserved":
             lines.append(f"released, waits for the scheduler to bind it to {entry.server or 'a server'}")
         elif entry.kind == "waiting":
-            lines.append(f"{world.ahead_of(pod.uid)} pods of the same kind are ahead")
+            lines.append(place_in_line(world.ahead_of(pod.uid)).removeprefix("; "))
             found = candidate_grants(world, pod, entry.tenant)
             if not isinstance(found, Verdict):
                 for state in found:
@@ -56,9 +56,14 @@ def _why_grant(world: World, now: int, namespace: str, name: str) -> list[str]:
     if uid is None:
         raise LookupError(f"no grant {namespace}/{name}")
     state = world.grants[uid]
+    earlier = [
+        other
+        for other in (world.grants[u] for u in world.grants_of(state.tenant))
+        if other is not state and other.line == state.line and other.accepted.ok and now < other.end
+    ]
     lines = []
     for check in CHECKS:
-        verdict = check(world, state, [])
+        verdict = check(world, state, earlier)
         word = check.__name__.strip("_").replace("_", " ")
         lines.append(f"{word}: {f'{verdict.reason}: {verdict.message}' if verdict else 'yes'}")
         if verdict:
@@ -92,7 +97,9 @@ def preview(world: World, now: int, objects: list[tuple[str, str, str]]) -> list
 def _in_words(action: Action) -> str:
     match action:
         case ReleasePod():
-            return f"pod {action.namespace}/{action.name}: released onto {action.server}, grant {action.grant}"
+            return (
+                f"pod {action.namespace}/{action.name}: released onto {action.server}, grant {action.grant}"
+            )
         case ExplainPod():
             return f"pod {action.namespace}/{action.name}: {action.message}"
         case EvictPod():

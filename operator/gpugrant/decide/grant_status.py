@@ -14,7 +14,7 @@ def grant_status(world: World, state: GrantState, now: int) -> Doc:
     grant, old, gen = state.grant, state.grant.status, state.grant.generation
     usage = world.usage.get(grant.uid)
     ready = ready_verdict(world, state, now)
-    degraded, degraded_words = _degraded(world, state)
+    degraded, degraded_words = degraded_words(world, state)
     conditions = [
         condition(
             old, "Accepted", state.accepted.ok, state.accepted.reason, state.accepted.message, gen, now
@@ -24,7 +24,13 @@ def grant_status(world: World, state: GrantState, now: int) -> Doc:
         ),
         condition(old, "Ready", ready.ok, ready.reason, ready.message, gen, now),
         condition(
-            old, "Degraded", degraded, "SeatsFailed" if degraded else "AllHealthy", degraded_words, gen, now
+            old,
+            "Degraded",
+            degraded,
+            reasons.SEATS_FAILED if degraded else reasons.ALL_HEALTHY,
+            degraded_words,
+            gen,
+            now,
         ),
         *_not_enforced(world, state, now),
     ]
@@ -113,7 +119,8 @@ def _busy(world: World, state: GrantState, missing: list[str], now: int) -> Verd
     return Verdict(len(missing) < len(state.servers), reasons.SERVERS_BUSY, f"{count} being handed over")
 
 
-def _degraded(world: World, state: GrantState) -> tuple[bool, str]:
+def degraded_words(world: World, state: GrantState) -> tuple[bool, str]:
+    """Say whether seats of a grant are failed, and which."""
     failed, first = 0, ""
     pool = world.pools.get(state.pool)
     if pool is None:

@@ -3,6 +3,7 @@
 The list ``CHECKS`` reads as the policy. What a check says goes unchanged onto the grant's Accepted condition.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -219,7 +220,7 @@ def _can_ever_fit(world: World, state: GrantState, earlier: list[GrantState]) ->
         )
     if spec.placement != "OneFabric" or any(not _delivered(world, pool) for pool in pools):
         return None
-    largest = max((size for pool in pools for size in _fabric_sizes(world, pool, spec.share)), default=0)
+    largest = max(_largest_fabric(world, pool, spec.share) for pool in pools)
     if spec.gpus > largest:
         return _no(
             reasons.NEVER_FITS,
@@ -302,13 +303,14 @@ def _delivered(world: World, pool: PoolState) -> bool:
     return bool(pool.servers) and len(pool.servers) * pool.size >= promised
 
 
-def _fabric_sizes(world: World, pool: PoolState, share: str) -> list[int]:
-    count: dict[str, int] = {}
-    for name in pool.servers:
-        server = world.servers[name]
-        if server.share == share:
-            count[server.fabric] = count.get(server.fabric, 0) + pool.size
-    return list(count.values())
+def _largest_fabric(world: World, pool: PoolState, share: str) -> int:
+    """Return the seats of a share's largest fabric; worked out once per plan."""
+    key = (pool.pool.name, share)
+    known = world.largest_fabric.get(key)
+    if known is None:
+        sizes = Counter(s.fabric for s in (world.servers[n] for n in pool.servers) if s.share == share)
+        known = world.largest_fabric[key] = max(sizes.values(), default=0) * pool.size
+    return known
 
 
 def line_order(grant: Grant) -> tuple[int, int, str, str, int, str, str]:

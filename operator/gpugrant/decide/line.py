@@ -91,13 +91,13 @@ def _keep(world: World, state: GrantState, now: int) -> None:
 def run_line(world: World, line: Line, states: list[GrantState], now: int) -> None:
     """Judge and place all grants of a line."""
     pools = pools_of_line(world, line)
-    calendar = Calendar(world, pools, line[2])
+    calendar = Calendar(world, pools, line[2], now)
     # Who is placed comes first in the tenant's quota, and may move the shadow of one that waits: go on until nothing
     # changes any more.
     before: object = None
     while before != (before := [(s.pool, s.accepted.reason) for s in states]):
         _judge_all(world, calendar, states, now)
-        calendar.shadows.clear()
+        calendar.clear_shadows()
         for state in states:
             _place(world, calendar, state, now)
     _say_why_not(world, calendar, states, now)
@@ -109,6 +109,8 @@ def _judge_all(world: World, calendar: Calendar, states: list[GrantState], now: 
     for state in sorted(states, key=lambda s: (not s.pool, line_order(s.grant))):
         # What is over stands as it was granted, whoever came since.
         state.accepted = judge(world, state, accepted[state.tenant] if now < state.end else [])
+        if now < state.end:
+            _let_go_if_conflicted(world, state)
         if state.accepted.ok and now < state.end:
             accepted[state.tenant].append(state)
         if state.shared and state.pool and now < state.end:
@@ -117,7 +119,7 @@ def _judge_all(world: World, calendar: Calendar, states: list[GrantState], now: 
 
 def _say_why_not(world: World, calendar: Calendar, states: list[GrantState], now: int) -> None:
     """Give those that wait their position and their words, now that all who could be placed are."""
-    calendar.shadows.clear()
+    calendar.clear_shadows()
     position = 0
     for state in states:
         state.position = 0
@@ -133,6 +135,27 @@ def _say_why_not(world: World, calendar: Calendar, states: list[GrantState], now
             verdict = _why_not(calendar, wish, pools)
         words = f"{reasons.ordinal(position)} in line; {verdict.message}"
         state.allocated = Verdict(False, verdict.reason, words)
+
+
+def _let_go_if_conflicted(world: World, state: GrantState) -> None:
+    """Take the seats of a grant that was placed a moment before its conflict of interest was known.
+
+    Watches are not in step: a grant may be seen before the pool that forbids it. What runs, or ran, stays (R8).
+    """
+    usage = world.usage.get(state.grant.uid)
+    if (
+        not state.pool
+        or state.accepted.reason != reasons.CONFLICT_OF_INTEREST
+        or (usage and usage.pods)
+        or world.used_seconds.get(state.grant.uid)
+    ):
+        return
+    for name in state.servers:
+        server = world.servers.get(name)
+        if server:
+            server.bookings = [b for b in server.bookings if b.grant != state.grant.uid]
+            world.dirty_servers.add(name)
+    state.pool, state.fabric, state.servers, state.seats = "", "", (), 0
 
 
 def _place(world: World, calendar: Calendar, state: GrantState, now: int) -> None:
@@ -152,7 +175,7 @@ def _place(world: World, calendar: Calendar, state: GrantState, now: int) -> Non
         for pool in pools:
             if calendar.fits_shared(state, pool, start, spec.gpus):
                 calendar.shared[pool.pool.name].append(state)
-                _take(world, state, Place(pool.pool.name), spec.gpus)
+                _take(state, Place(pool.pool.name), spec.gpus)
                 return
         state.allocated = Verdict(
             False,
@@ -163,9 +186,10 @@ def _place(world: World, calendar: Calendar, state: GrantState, now: int) -> Non
     fitting = [pool for pool in pools if spec.gpus % pool.size == 0]
     for pool in fitting:
         wish = Wish(state, spec.share, spec.gpus // pool.size, start, state.end)
-        place = calendar.find_now(wish, [pool])
+        place = calendar.find_now(wish, pool)
         if place:
-            _take(world, state, place, spec.gpus)
+            calendar.book(wish, place)
+            _take(state, place, spec.gpus)
             return
     if fitting:
         wish = Wish(state, spec.share, spec.gpus // fitting[0].size, start, state.end)
@@ -201,15 +225,12 @@ def _why_not(calendar: Calendar, wish: Wish, pools: list[PoolState]) -> Verdict:
     )
 
 
-def _take(world: World, state: GrantState, place: Place, seats: int) -> None:
+def _take(state: GrantState, place: Place, seats: int) -> None:
     state.pool, state.fabric, state.servers, state.seats = place.pool, place.fabric, place.servers, seats
-    for name in place.servers:
-        world.servers[name].bookings.append(Booking(state.start, state.end, state.grant.uid))
-        world.dirty_servers.add(name)
-    _allocated(world, state)
+    _allocated(state)
 
 
-def _allocated(world: World, state: GrantState) -> None:
+def _allocated(state: GrantState) -> None:
     where = f"fabric {state.fabric} of {state.pool}" if state.fabric else state.pool
     if state.shared:
         words = f"{state.seats} GPUs on shared servers of {where}"
@@ -225,14 +246,14 @@ def _adjust(world: World, calendar: Calendar, state: GrantState, now: int) -> No
     spec = state.grant.spec
     pool = world.pools[state.pool]
     assert spec
-    _allocated(world, state)
+    _allocated(state)
     start = max(state.start, now)
     if state.shared:
         if spec.gpus <= state.seats or (
             state.accepted.ok and calendar.fits_shared(state, pool, start, spec.gpus)
         ):
             state.seats = spec.gpus
-            _allocated(world, state)
+            _allocated(state)
         else:
             state.allocated = Verdict(
                 True,
@@ -245,7 +266,7 @@ def _adjust(world: World, calendar: Calendar, state: GrantState, now: int) -> No
     if missing < 0:
         _give_back(world, state, -missing)
         state.seats = min(spec.gpus, wanted * pool.size)
-        _allocated(world, state)
+        _allocated(state)
     elif missing > 0:
         wish = Wish(
             state,
@@ -256,9 +277,12 @@ def _adjust(world: World, calendar: Calendar, state: GrantState, now: int) -> No
             fabric=state.fabric if spec.placement == "OneFabric" else "",
             taken=frozenset(state.servers),
         )
-        place = calendar.find_now(wish, [pool]) if state.accepted.ok else None
+        place = calendar.find_now(wish, pool) if state.accepted.ok else None
         if place:
-            _grow(world, state, place, spec.gpus)
+            calendar.book(wish, place)
+            state.servers = tuple(sorted(state.servers + place.servers))
+            state.seats = spec.gpus
+            _allocated(state)
         else:
             state.seats = len(state.servers) * pool.size
             where = f"in fabric {state.fabric}" if wish.fabric else f"in {state.pool}"
@@ -272,15 +296,6 @@ def _adjust(world: World, calendar: Calendar, state: GrantState, now: int) -> No
                 calendar.cast_shadow(wish, [pool])
     else:
         state.seats = spec.gpus
-
-
-def _grow(world: World, state: GrantState, place: Place, seats: int) -> None:
-    for name in place.servers:
-        world.servers[name].bookings.append(Booking(state.start, state.end, state.grant.uid))
-        world.dirty_servers.add(name)
-    state.servers = tuple(sorted(state.servers + place.servers))
-    state.seats = seats
-    _allocated(world, state)
 
 
 def _give_back(world: World, state: GrantState, surplus: int) -> None:

@@ -69,66 +69,6 @@ class Packer:
         )
 
 
-def could_ever_fit(world: World, state: GrantState, pods: list[Pod], resource: str) -> str:
-    """Return '' where the pods would fit the grant's servers if those were empty, else what is in the way."""
-    pool = world.pools[state.pool]
-    need = sum(p.shape.amount(resource) for p in pods)
-    whole = f"gang of {len(pods)} pods ({need} GPUs)" if len(pods) > 1 else f"a pod of {need} GPUs"
-    name, kind = state.grant.name, state.grant.spec.gpu_type if state.grant.spec else ""
-    if need > state.seats:
-        return f"{whole} can never fit grant {name} ({state.seats} GPUs, {kind})"
-    if any(p.shape.amount(resource) > pool.size for p in pods):
-        return f"a pod of {max(p.shape.amount(resource) for p in pods)} GPUs can never fit a server of {pool.size}"
-    if state.shared:
-        candidates = [
-            world.servers[n] for n in sorted(pool.servers) if world.servers[n].share == state.line[2]
-        ]
-        most = len(candidates)
-    else:
-        candidates = [world.servers[n] for n in state.servers if n in world.servers]
-        most = len(candidates)
-    rooms: dict[str, list[int]] = {}
-    failing: dict[Shape, None] = {}
-    shapes = {p.shape for p in pods}
-    matching = {
-        shape: [s for s in candidates if s.node and node_matches(shape, s.node, resource, passing=False)]
-        for shape in shapes
-    }
-    for shape, servers in matching.items():
-        if not servers:
-            failing[shape] = None
-    if failing:
-        return f"no server of grant {name} matches the pod's nodeSelector, affinity and tolerations"
-    for server in candidates[:most]:
-        if server.node:
-            rooms[server.name] = [
-                pool.size,
-                server.node.cpu_milli - server.overhead_cpu,
-                server.node.memory - server.overhead_memory,
-            ]
-    open_rooms = list(rooms)
-    for pod in sorted(pods, key=lambda p: -p.shape.amount(resource)):
-        allowed = {s.name for s in matching[pod.shape]} if pod.shape.selector or pod.shape.affinity else None
-        for server_name in open_rooms:
-            room = rooms[server_name]
-            if allowed is not None and server_name not in allowed:
-                continue
-            if (
-                room[0] >= pod.shape.amount(resource)
-                and room[1] >= pod.shape.cpu_milli
-                and room[2] >= pod.shape.memory
-            ):
-                room[0] -= pod.shape.amount(resource)
-                room[1] -= pod.shape.cpu_milli
-                room[2] -= pod.shape.memory
-                if room[0] == 0 and server_name == open_rooms[0]:
-                    open_rooms = open_rooms[1:]
-                break
-        else:
-            return f"{whole} can never fit the servers of grant {name}: GPUs, CPU and memory per server do not add up"
-    return ""
-
-
 def shared_for(world: World, state: GrantState) -> str:
     """Return the value of the shared-for label of a grant's servers."""
     spec = world.pools[state.pool].pool.spec

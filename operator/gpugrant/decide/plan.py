@@ -7,7 +7,7 @@ gets the same plan.
 import heapq
 
 from gpugrant.decide.actions import Action, LabelPod, Plan, SetPolicies, SetStatus
-from gpugrant.decide.grant_status import grant_status
+from gpugrant.decide.grant_status import degraded_words, grant_status
 from gpugrant.decide.line import Line, keep_bookings, pools_of_line, run_line
 from gpugrant.decide.pool_status import pool_status
 from gpugrant.decide.quota_status import quota_status
@@ -22,6 +22,8 @@ from gpugrant.model.snapshot import Snapshot
 
 # Figures in a status (held, waiting …) follow within this many seconds; reasons follow at once.
 FIGURES_SECONDS = 2
+# So often the policies' lists are looked at: somebody may have applied the manifests again. Reading is no write.
+POLICIES_SECONDS = 60
 
 
 def plan(snapshot: Snapshot, now: int) -> Plan:
@@ -48,6 +50,7 @@ def make_plan(world: World, now: int) -> Plan:
         if state and state.pool.spec:
             assign_shares(world, state)
             world.dirty_servers |= state.servers
+    world.largest_fabric.clear()
     # 5. Judge and place grants along each line.
     for line in lines:
         run_line(world, line, states[line], now)
@@ -142,19 +145,18 @@ def _note_line(world: World, line: Line, states: list[GrantState], now: int) -> 
         world.dirty_status.add(("GpuPool", "", pool.pool.name))
     world.never_fits.clear()
     for state in states:
+        phase = (now >= state.start, now >= state.end, now >= state.grace_end)
+        judged = (
+            *(state.accepted, state.allocated, state.seats, state.servers, state.position, phase),
+            degraded_words(world, state),
+        )
+        if judged == state.seen:
+            continue
+        state.seen = judged
         world.dirty_status.add(("GpuGrant", state.grant.namespace, state.grant.name))
         world.dirty_status.add(("TenantQuota", "", state.tenant))
-        before = (
-            state.accepted.ok,
-            state.allocated,
-            state.seats,
-            state.servers,
-            state.start <= now < state.end,
-        )
-        if before != state.seen:
-            state.seen = before
-            world.reconsider(state.tenant)
-            world.dirty_servers.update(state.servers)
+        world.reconsider(state.tenant)
+        world.dirty_servers.update(state.servers)
 
 
 def _adopt(world: World, now: int) -> list[Action]:
@@ -176,9 +178,11 @@ def _policies(world: World) -> list[Action]:
         tuple(sorted(world.resources | {r for r, nodes in world.tainted.items() if nodes})),
         tuple(sorted(world.settings.exempt_namespaces)),
     )
-    if wanted == world.policies:
+    if wanted == world.policies and world.now < world.policies_at:
         return []
     world.policies = wanted
+    world.policies_at = world.now + POLICIES_SECONDS
+    world.wake(world.policies_at)
     return [wanted]
 
 

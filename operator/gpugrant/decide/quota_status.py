@@ -40,7 +40,7 @@ def quota_status(world: World, quota: Quota, now: int) -> Doc:
         else Verdict(True, reasons.READY, counted(len(spaces), "namespace"))
         if spaces
         else Verdict(
-            True, "NoNamespace", f"no namespace has the label {names.TENANT_LABEL}: {quota.name} yet"
+            True, reasons.NO_NAMESPACE, f"no namespace has the label {names.TENANT_LABEL}: {quota.name} yet"
         )
     )
     conditions = [condition(old, "Ready", ready.ok, ready.reason, ready.message, gen, now)]

@@ -56,6 +56,11 @@ SERVERS_BUSY: Final = "ServersBusy"
 # -- what is accepted and not enforced yet ---------------------------------------------------------
 NOT_ENFORCED: Final = "NotEnforced"
 
+# -- Degraded, tenants -----------------------------------------------------------------------------
+SEATS_FAILED: Final = "SeatsFailed"
+ALL_HEALTHY: Final = "AllHealthy"
+NO_NAMESPACE: Final = "NoNamespace"
+
 # -- pools -----------------------------------------------------------------------------------------
 READY: Final = "Ready"
 SHARE_SHORT: Final = "ShareShort"

@@ -6,12 +6,14 @@ a moment ago is set aside and holds back nobody.
 """
 
 import heapq
+from collections import Counter
 
 from gpugrant import names
 from gpugrant.decide import reasons
 from gpugrant.decide.actions import Action, ReleasePod, WriteServer
+from gpugrant.decide.ever import never_fits
 from gpugrant.decide.match import candidate_grants, may_start
-from gpugrant.decide.pack import Packer, could_ever_fit, find_to_open, limit_left, shared_for
+from gpugrant.decide.pack import Packer, find_to_open, limit_left, shared_for
 from gpugrant.decide.reasons import Verdict
 from gpugrant.decide.state import GrantState, Lane, LaneKey
 from gpugrant.decide.telling import explain, explain_rest, queueing_for, set_aside, spoken
@@ -138,7 +140,7 @@ def _try_grant(
     need = sum(p.shape.amount(resource) for p in unit.pods)
     never = _never_fits(world, unit, state, resource)
     if never:
-        return Verdict(False, reasons.TOO_LARGE, never, lasting=True)
+        return never
     free = state.seats - world.usage[state.grant.uid].taken
     spec = state.grant.spec
     assert spec
@@ -192,15 +194,13 @@ def _where(world: World, packer: Packer) -> str:
     return f"at most {bucket.largest()} on one server"
 
 
-def _never_fits(world: World, unit: Unit, state: GrantState, resource: str) -> str:
-    shapes: dict[object, int] = {}
-    for pod in unit.pods:
-        shapes[pod.shape] = shapes.get(pod.shape, 0) + 1
-    memo_key = (state.grant.uid, resource, tuple(sorted(((hash(s), n) for s, n in shapes.items()))))
-    known = world.never_fits.get(memo_key)
-    if known is None:
-        known = world.never_fits[memo_key] = could_ever_fit(world, state, unit.pods, resource)
-    return known
+def _never_fits(world: World, unit: Unit, state: GrantState, resource: str) -> Verdict | None:
+    """Return what stands in the way for good; worked out once for units of the same make-up."""
+    shapes = Counter(pod.shape for pod in unit.pods)
+    key = (state.grant.uid, resource, frozenset(shapes.items()))
+    if key not in world.never_fits:
+        world.never_fits[key] = never_fits(world, state, unit.pods, resource)
+    return world.never_fits[key]
 
 
 def _open_server(world: World, state: GrantState, pod: Pod, resource: str, actions: list[Action]) -> bool:
@@ -251,7 +251,7 @@ def assume_release(
         server=place,
         selector=tuple(sorted((k, v) for k, v in selector.items() if had.get(k) != v)),
         resource=resource,
-        finalizer=not (namespace and namespace.metering_off),
+        finalizer=world.metered and not (namespace and namespace.metering_off),
         replacement=replacement,
         at=now,
         # One who did not have to wait is told nothing: that would be a third write per pod.

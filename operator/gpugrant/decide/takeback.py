@@ -13,6 +13,7 @@ FIRST_BACKOFF_SECONDS = 10
 LONGEST_BACKOFF_SECONDS = 600
 # An eviction that was accepted and changed nothing is asked for again.
 REPEAT_SECONDS = 30
+JOBS = " (a Job counts this as a failed try unless its podFailurePolicy ignores DisruptionTarget)"
 
 
 def take_back_overdue(world: World, now: int) -> list[Action]:
@@ -41,7 +42,7 @@ def take_back_overdue(world: World, now: int) -> list[Action]:
         whole = f"the gang of {len(victims)} pods was" if len(victims) > 1 else "the pod was"
         message = (
             f"{whole} not all bound within {world.settings.bind_timeout_seconds} s and is taken back; "
-            f"next try in {spoken(max(0, world.backoff[key][1] - now))}"
+            f"next try in {spoken(max(0, world.backoff[key][1] - now))}{JOBS}"
         )
         for victim in victims:
             actions += evict(world, victim, "TakenBack", message, now)
@@ -58,9 +59,11 @@ def end_what_is_over(world: World, states: list[GrantState], now: int) -> list[A
             continue
         if state.end and now >= state.grace_end:
             grace = spoken(spec.term.grace_seconds)
-            message = f"grant {state.grant.name} ended on {spec.term.end}, and its grace of {grace} is over"
+            message = (
+                f"grant {state.grant.name} ended on {spec.term.end}, and its grace of {grace} is over{JOBS}"
+            )
         elif spec.suspend == "Drain":
-            message = f"grant {state.grant.name} is suspended with Drain"
+            message = f"grant {state.grant.name} is suspended with Drain{JOBS}"
         else:
             continue
         usage = world.usage.get(state.grant.uid)

@@ -123,6 +123,8 @@ class Waiting(Fleet):
 
     def reconsider(self, tenant: str) -> None:
         """Judge all waiting pods of a tenant again, those set aside too."""
+        for uid in self.grants_of(tenant):
+            self._grant_figures(uid)
         mine = {u for u in self.parked if u in self.entries and self.entries[u].tenant == tenant}
         self.unpark({u for u in mine if self.parked[u] == 0})
         for lane in self.lanes.get(tenant, {}).values():

@@ -43,6 +43,7 @@ class Parts:
 
         waits = AdmissionWaits()
         metering = Metering(ledger, world, waits.observe) if ledger else None
+        world.metered = metering is not None
         registry.register(
             Metrics(
                 figures=lambda: figures(world, int(time.time())),

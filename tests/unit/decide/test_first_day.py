@@ -136,3 +136,18 @@ def test_a_pod_that_no_server_could_take_for_a_moment_is_judged_again() -> None:
         cluster.change_node(name, taints=taints, labels={**cluster.nodes[name].labels, "fast": "yes"})
     cluster.settle()
     assert cluster.taken(uid) == 16
+
+
+def test_a_grant_that_was_seen_before_the_pool_that_forbids_it_gives_its_servers_back() -> None:
+    cluster = a_cluster(programmes={"default": {"conflictOfInterest": True}})
+    four_servers(cluster)
+    cluster.add_quota("lab", affiliatedProviders=["rival"])
+    cluster.add_pool("p")
+    uid = cluster.add_grant("lab", "train", gpus=16)
+    cluster.settle()
+    assert cluster.reason(uid) == "Active"
+    cluster.add_pool("q", provider="rival")
+    cluster.settle()
+    assert cluster.reason(uid) == "Rejected"
+    assert "allocation" not in cluster.grants[uid].status
+    assert not any(names.GRANT_UID_LABEL in node.labels for node in cluster.nodes.values())
