@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from bench.figures import Figure
 from bench.lists import resident_mb
@@ -29,14 +30,13 @@ async def ceiling(plane: Plane, pods: int) -> float:
         raise RuntimeError(f"{len(work)} releases planned, {expected} expected")
     rate = await _timed(plane, expected, lambda: plane.start_sending(work).communicate())
     await plane.wait_running(but=pods - expected)
-    await plane.remove_pods()
     await asyncio.to_thread(plane.strip, await plane.pods())
-    await plane.wait_gone()
+    await plane.remove_pods()
     return rate
 
 
-async def released_by_operator(plane: Plane, pods: int) -> tuple[float, float]:
-    """Return the operator's releases per second, and the seconds from its start to the first."""
+async def released_by_operator(plane: Plane, pods: int) -> tuple[float, float, float]:
+    """Return the operator's releases per second, the seconds from its start to the first, its CPU ms per pod."""
     await plane.create(plane.spread(pods))
     expected = min(pods, plane.seats)
     started = asyncio.Event()
@@ -45,12 +45,12 @@ async def released_by_operator(plane: Plane, pods: int) -> tuple[float, float]:
     begun = time.monotonic()
     with plane.operator() as operator:
         seen = await watching
+        cpu = operator.cpu_seconds() * 1000 / expected
         await plane.wait_running(but=pods - expected)
         await plane.quiet(operator)
         await plane.remove_pods()
-        await plane.wait_gone()
         await plane.quiet(operator)
-    return (len(seen) - 1) / (seen[-1] - seen[0]), seen[0] - begun
+    return (len(seen) - 1) / (seen[-1] - seen[0]), seen[0] - begun, cpu
 
 
 async def _timed(plane: Plane, count: int, send: Callable[[], object]) -> float:
@@ -69,15 +69,17 @@ async def bursts(plane: Plane, servers: int, runs: int, sizes: tuple[int, ...] =
         ours: list[float] = []
         bare: list[float] = []
         first: list[float] = []
+        cpu: list[float] = []
         for number in range(runs if pods <= min(BURSTS) else max(1, runs // 3)):
             # In turn, so that neither half always meets the younger control plane.
             for half in ("bare", "ours") if number % 2 == 0 else ("ours", "bare"):
                 if half == "bare":
                     bare.append(await ceiling(plane, pods))
                 else:
-                    rate, delay = await released_by_operator(plane, pods)
+                    rate, delay, spent = await released_by_operator(plane, pods)
                     ours.append(rate)
                     first.append(delay)
+                    cpu.append(spent)
             print(
                 f"  burst, {servers} servers, {pods} pods: {ours[-1]:.0f}/s, bare loop {bare[-1]:.0f}/s",
                 flush=True,
@@ -88,7 +90,8 @@ async def bursts(plane: Plane, servers: int, runs: int, sizes: tuple[int, ...] =
         figures += [
             Figure("burst", f"released, ratio to the ceiling: {words}", ratios, "", AIM, at_least=True),
             Figure("burst", f"released by the operator: {words}", tuple(ours), "pods/s", digits=0,
-                   more={"seconds_to_first": first}),
+                   note=f"{median(cpu):.1f} CPU ms a pod, start included; first after {median(first):.1f} s",
+                   more={"seconds_to_first": first, "cpu_ms_a_pod": cpu}),
             Figure("burst", f"ceiling, a bare loop: {words}", tuple(bare), "pods/s", digits=0),
         ]  # fmt: skip
     return figures

@@ -55,6 +55,11 @@ class OperatorProcess:
             text: str = answer.read().decode()
         return total(text, name, **labels)
 
+    def cpu_seconds(self) -> float:
+        """Return the processor time the operator has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def wait_for(self, what: str, holds: "Callable[[OperatorProcess], bool]", seconds: float = 300.0) -> None:
         """Wait until ``holds(self)``."""
         deadline = time.monotonic() + seconds

@@ -42,7 +42,6 @@ async def _lives(plane: Plane) -> tuple[Counter[str], int]:
         await plane.quiet(operator)
         after = await plane.writes()
         await plane.remove_pods()
-        await plane.wait_gone()
     return _ours(after - before), pods
 
 
@@ -56,7 +55,6 @@ async def _idle(plane: Plane) -> Counter[str]:
         await asyncio.sleep(IDLE_SECONDS)
         after = await plane.writes()
         await plane.remove_pods()
-        await plane.wait_gone()
     return after - before
 
 
