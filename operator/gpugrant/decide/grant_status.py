@@ -14,7 +14,7 @@ def grant_status(world: World, state: GrantState, now: int) -> Doc:
     grant, old, gen = state.grant, state.grant.status, state.grant.generation
     usage = world.usage.get(grant.uid)
     ready = ready_verdict(world, state, now)
-    degraded, degraded_words = degraded_words(world, state)
+    degraded, degraded_words = failed_seats(world, state)
     conditions = [
         condition(
             old, "Accepted", state.accepted.ok, state.accepted.reason, state.accepted.message, gen, now
@@ -119,7 +119,7 @@ def _busy(world: World, state: GrantState, missing: list[str], now: int) -> Verd
     return Verdict(len(missing) < len(state.servers), reasons.SERVERS_BUSY, f"{count} being handed over")
 
 
-def degraded_words(world: World, state: GrantState) -> tuple[bool, str]:
+def failed_seats(world: World, state: GrantState) -> tuple[bool, str]:
     """Say whether seats of a grant are failed, and which."""
     failed, first = 0, ""
     pool = world.pools.get(state.pool)

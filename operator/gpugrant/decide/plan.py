@@ -7,7 +7,7 @@ gets the same plan.
 import heapq
 
 from gpugrant.decide.actions import Action, LabelPod, Plan, SetPolicies, SetStatus
-from gpugrant.decide.grant_status import degraded_words, grant_status
+from gpugrant.decide.grant_status import failed_seats, grant_status
 from gpugrant.decide.line import Line, keep_bookings, pools_of_line, run_line
 from gpugrant.decide.pool_status import pool_status
 from gpugrant.decide.quota_status import quota_status
@@ -148,7 +148,7 @@ def _note_line(world: World, line: Line, states: list[GrantState], now: int) -> 
         phase = (now >= state.start, now >= state.end, now >= state.grace_end)
         judged = (
             *(state.accepted, state.allocated, state.seats, state.servers, state.position, phase),
-            degraded_words(world, state),
+            failed_seats(world, state),
         )
         if judged == state.seen:
             continue
