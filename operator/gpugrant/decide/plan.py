@@ -178,7 +178,7 @@ def _policies(world: World) -> list[Action]:
         tuple(sorted(world.resources | {r for r, nodes in world.tainted.items() if nodes})),
         tuple(sorted(world.settings.exempt_namespaces)),
     )
-    if wanted == world.policies and world.now < world.policies_at:
+    if (wanted == world.policies and world.now < world.policies_at) or not world.may_try("policies"):
         return []
     world.policies = wanted
     world.policies_at = world.now + POLICIES_SECONDS

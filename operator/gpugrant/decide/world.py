@@ -209,3 +209,4 @@ class World(Holding):
                 self._later(action.uid)
             case SetPolicies():
                 self.policies = None
+                self._later("policies")
