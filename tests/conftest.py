@@ -27,6 +27,10 @@ from devcluster.client import KubeClient
 from devcluster.controlplane import ControlPlane
 from devcluster.install import install
 
+# How long an example takes is for benchmarks to say: this machine may be busy.
+hypothesis.settings.register_profile("gpugrant", deadline=None)
+hypothesis.settings.load_profile("gpugrant")
+
 
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:

@@ -91,6 +91,7 @@ async def watched(own_control_plane: ControlPlane) -> AsyncIterator[Watched]:
             it.told = told
             yield it
             kopf.stop()
+            await asyncio.to_thread(kopf.join)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

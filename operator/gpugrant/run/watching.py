@@ -39,6 +39,10 @@ class Watching:
         """Ask the thread to end; it dies with the process in any case."""
         self._stop.set()
 
+    def join(self) -> None:
+        """Wait until the thread has ended; blocks."""
+        self._thread.join()
+
     def _run(self) -> None:
         try:
             asyncio.run(self._watch())
@@ -65,6 +69,9 @@ class Watching:
             clusterwide=True,
             stop_flag=self._stop,
         )
+        # aiohttp closes TLS connections a moment after their session:
+        # https://docs.aiohttp.org/en/stable/client_advanced.html#graceful-shutdown
+        await asyncio.sleep(0.25)
 
     def _handler(self, kind: str) -> Callable[..., Any]:
         # async, though it awaits nothing: Kopf would run a plain function in a pool of threads.
