@@ -20,6 +20,7 @@ Tests are async functions; no marker is needed. All tests of a run share one clu
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from cluster_kit.world import World
