@@ -4,6 +4,7 @@ A record is one line in FOLDER/NAME.pid: pid and start time, so that a pid the k
 else is never signalled. `guard` makes a run in the foreground leave nothing behind, even after SIGKILL.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -76,6 +77,13 @@ def record_of(name: str, pid: int) -> Record:
 
 
 _CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@atexit.register
+def _leave_to_run() -> None:
+    """Tell Popen's destructors that what still runs at our end is meant to: guards, and what `make up` started."""
+    for process in _CHILDREN.values():
+        process.returncode = 0
 
 
 def _reap() -> None:

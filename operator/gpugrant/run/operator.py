@@ -211,6 +211,17 @@ class Operator:
             tell(about, "SettingsLoaded", f"settings {digest} loaded", clock())
 
 
+def _not_enforced(settings: Settings) -> list[str]:
+    """Return what the settings ask for that this version does not do; whoever asks is to know."""
+    found = []
+    if settings.enforcement == "Observe":
+        found.append("enforcement Observe (what runs is enforced as with Enforce)")
+    for name, programme in sorted(settings.programmes.items()):
+        if programme.idle_window_seconds is not None:
+            found.append(f"programmes.{name}.idleWindowSeconds and recallNoticeSeconds (no lending)")
+    return found
+
+
 async def run(options: Options) -> int:
     """Run the operator."""
     return await Operator(options, load_credentials(options.kubeconfig or None), Parts()).run()
