@@ -106,10 +106,11 @@ async def start_held(plane: Plane, servers: int, runs: int) -> list[Figure]:
             "all is in the ledger", lambda one: one.metric("gpugrant_ledger_held_pods") >= plane.seats
         )
         await plane.quiet(operator)
-    seconds, resident, wrong = [], [], 0.0
+    seconds, cpu, resident, wrong = [], [], [], 0.0
     for _ in range(runs):
         with plane.operator() as operator:
             seconds.append(await asyncio.to_thread(operator.wait_ready))
+            cpu.append(operator.cpu_seconds())
             held = operator.metric("gpugrant_gpus", state="held")
             if held != plane.seats:
                 raise RuntimeError(f"the first plan saw {held:.0f} GPUs held, not {plane.seats}")
@@ -117,7 +118,7 @@ async def start_held(plane: Plane, servers: int, runs: int) -> list[Figure]:
             wrong += operator.metric("gpugrant_writes_total")
             resident.append(resident_mb(operator.pid))
     words = f"{servers:,} servers, {plane.seats:,} held pods"
-    note = "real control plane, ledger kept; correct: all seats seen held"
+    note = f"{median(cpu):.1f} s of it CPU; real control plane, ledger kept; correct: all seats seen held"
     note += "; nothing was written" if not wrong else f"; {wrong / runs:.0f} writes followed"
     return [
         Figure(
