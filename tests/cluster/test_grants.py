@@ -422,6 +422,11 @@ async def test_seats_the_device_plugin_calls_unhealthy_are_not_given_out(site: S
 # -- the API server goes away ------------------------------------------------------------------------
 
 
+def _is_between(pod: JsonObject) -> bool:
+    """Say whether a pod was released and does not run yet, or is going."""
+    return "deletionTimestamp" in pod["metadata"] or not (gates(pod) or is_running(pod))
+
+
 async def _any_bound(site: Site, tenant: Tenant) -> None:
     async with asyncio.timeout(30):
         async for _, pod in site.admin.watch(f"/api/v1/namespaces/{tenant.namespace}/pods"):
@@ -446,13 +451,14 @@ async def test_a_burst_survives_the_api_servers_restart(
     await asyncio.to_thread(installed.restart_apiserver, kill=kill)
 
     async def settled() -> list[JsonObject]:
+        collection = f"/api/v1/namespaces/{tenant.namespace}/pods"
         async with asyncio.timeout(60):
             while True:
-                pods = await site.admin.list(f"/api/v1/namespaces/{tenant.namespace}/pods")
-                if sum(map(is_running, pods)) >= 32 and len(pods) == 40:
+                answer = await site.admin.get(collection)
+                pods: list[JsonObject] = answer["items"]
+                if sum(map(is_running, pods)) == 32 and len(pods) == 40 and not any(map(_is_between, pods)):
                     return pods
-                version = (await site.admin.get("/api/v1/pods", limit="1"))["metadata"]["resourceVersion"]
-                async for _ in site.admin.watch(f"/api/v1/namespaces/{tenant.namespace}/pods", resourceVersion=version):
+                async for _ in site.admin.watch(collection, resourceVersion=answer["metadata"]["resourceVersion"]):
                     break
 
     pods = await settled()
