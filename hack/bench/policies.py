@@ -144,10 +144,13 @@ def measure(connection: Connection, place: str, *, with_gpus: bool, pods: int) -
     for sight in taken:
         connection.must("DELETE", f"/api/v1/namespaces/{place}-{sight}/pods", {"gracePeriodSeconds": 0})
     without, policed = statistics.median(taken["unseen"]), statistics.median(taken["seen"])
+    # On a machine that others use too, the fastest tenth is what nobody has disturbed.
+    fast = {sight: statistics.quantiles(times, n=10)[0] for sight, times in taken.items()}
     return {
         "without_ms": round(without, 3),
         "with_ms": round(policed, 3),
         "added_ms": round(policed - without, 3),
+        "added_p10_ms": round(fast["seen"] - fast["unseen"], 3),
     }
 
 
