@@ -4,7 +4,7 @@ A grant has its servers over its whole term, so that one in the future finds the
 large fabrics stay unbroken: the smallest that fits is taken, and single servers come out of the most broken ones.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
@@ -149,7 +149,7 @@ class Calendar:
         for name in place.servers:
             server = self.world.servers[name]
             fabric = fabrics[server.fabric]
-            at = bisect_left(fabric.idle, name, key=lambda s: s.name)
+            at = bisect_left(fabric.idle, name, key=_name)
             if at < len(fabric.idle) and fabric.idle[at] is server:
                 del fabric.idle[at]
                 fabric.booked.append(server)
@@ -157,6 +157,24 @@ class Calendar:
             fabric.note(server, [(b.start, b.end) for b in server.bookings if b.end > self.now])
             self._spans[place.pool][start, end] += 1
             self.world.dirty_servers.add(name)
+
+    def unbook(self, state: GrantState, servers: Iterable[str]) -> None:
+        """Take servers back from a grant."""
+        for name in servers:
+            server = self.world.servers.get(name)
+            if server is None:
+                continue
+            server.bookings = [b for b in server.bookings if b.grant != state.grant.uid]
+            self.world.dirty_servers.add(name)
+            fabric = self._fabrics.get(server.pool, {}).get(server.fabric)
+            if fabric is None or server not in fabric.booked:
+                continue
+            self._spans[server.pool][state.start, state.end] -= 1
+            if not any(b.end > self.now for b in server.bookings):
+                fabric.booked.remove(server)
+                insort(
+                    fabric.idle if self._may_be_given(server, well=True) else fabric.unwell, server, key=_name
+                )
 
     def clear_shadows(self) -> None:
         """Forget what waiting grants keep others from."""
@@ -295,6 +313,10 @@ class Calendar:
                 own += amount
             total, most = max(total, own + need), max(most, need)
         return total, most
+
+
+def _name(server: Server) -> str:
+    return server.name
 
 
 def _pick(servers: list[Server], wish: Wish, keep_order: bool = False) -> tuple[str, ...]:

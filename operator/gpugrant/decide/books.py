@@ -95,6 +95,12 @@ class Books:
         if grant.spec is None:
             return ("", "", "")
         programme = grant.spec.programme
+        state = self.grants.get(grant.uid)
+        pool = self.pools.get(
+            (state.pool if state else "") or (grant.allocation.pool if grant.allocation else "")
+        )
+        if programme is None and pool and pool.pool.spec:
+            programme = pool.pool.spec.programme  # where it has its place, whatever pools come
         if programme is None:
             offering = {
                 s.pool.spec.programme

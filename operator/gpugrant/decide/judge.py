@@ -174,15 +174,9 @@ def _within_quota(world: World, state: GrantState, earlier: list[GrantState]) ->
     limit = tenant_limit(world, state.tenant, state.line)
     if limit is None:
         return None
-    others = earlier
-    peak = max(
-        (
-            sum(g.grant.spec.gpus for g in others if g.grant.spec and g.start <= t < g.end)
-            for t in [state.start, *(g.start for g in others if state.start <= g.start < state.end)]
-        ),
-        default=0,
-    )
-    if peak + spec.gpus <= limit:
+    peak = _peak(state, earlier)
+    asked = min(spec.gpus, state.seats) if state.pool else spec.gpus  # growth is judged when it is placed
+    if peak + asked <= limit:
         return None
     return _no(
         reasons.EXCEEDS_TENANT_QUOTA,
@@ -191,10 +185,30 @@ def _within_quota(world: World, state: GrantState, earlier: list[GrantState]) ->
     )
 
 
+def quota_room(world: World, state: GrantState) -> int | None:
+    """Return how many GPUs the tenant's limit leaves for a grant beside its others; None: no limit."""
+    limit = tenant_limit(world, state.tenant, state.line)
+    if limit is None:
+        return None
+    others = [world.grants[u] for u in world.grants_of(state.tenant) if u != state.grant.uid]
+    return limit - _peak(state, [g for g in others if g.line == state.line and g.accepted.ok])
+
+
+def _peak(state: GrantState, others: list[GrantState]) -> int:
+    """Return the most that other grants have at one time within a grant's term."""
+    instants = [state.start, *(g.start for g in others if state.start <= g.start < state.end)]
+    return max(sum(_size(g) for g in others if g.start <= t < g.end) for t in instants)
+
+
+def _size(state: GrantState) -> int:
+    spec = state.grant.spec
+    return min(spec.gpus, state.seats) if spec and state.pool else spec.gpus if spec else 0
+
+
 def _whole_servers(world: World, state: GrantState, earlier: list[GrantState]) -> Verdict | None:
     spec = state.grant.spec
     assert spec
-    if state.shared or (state.pool and spec.gpus == state.seats):
+    if state.shared:
         return None
     sizes = sorted({pool.size for pool in pools_for(world, state)})
     if any(spec.gpus % size == 0 for size in sizes):
@@ -211,12 +225,23 @@ def _whole_servers(world: World, state: GrantState, earlier: list[GrantState]) -
 def _can_ever_fit(world: World, state: GrantState, earlier: list[GrantState]) -> Verdict | None:
     spec = state.grant.spec
     assert spec
+    if state.pool:
+        return None  # it has its place: servers that are away come back, and growth is a wish of its own
     pools = pools_for(world, state)
     most = max(_share_size(world, pool, spec.share) for pool in pools)
     if spec.gpus > most:
         return _no(
             reasons.NEVER_FITS,
             f"{spec.gpus} GPUs never fit: the {spec.share} share of {spec.gpu_type} in {state.programme} has {most}",
+        )
+    if state.shared and all(
+        p.pool.spec
+        and p.pool.spec.max_shared_servers is not None
+        and -(-spec.gpus // p.size) > p.pool.spec.max_shared_servers
+        for p in pools
+    ):
+        return _no(
+            reasons.NEVER_FITS, f"{spec.gpus} GPUs never fit the pools' maxSharedServers; use whole servers"
         )
     if spec.placement != "OneFabric" or any(not _delivered(world, pool) for pool in pools):
         return None
@@ -291,6 +316,12 @@ def _share_size(world: World, pool: PoolState, share: str) -> int:
         return delivered if share == PUBLIC else 0
     promised = spec.public_share.gpus
     return promised if share == PUBLIC else max(0, delivered - promised)
+
+
+def _most_shared(pool: PoolState) -> int:
+    """Return how many seats the shared servers of a pool can have in all."""
+    most = pool.pool.spec.max_shared_servers if pool.pool.spec else None
+    return 1 << 62 if most is None else most * pool.size
 
 
 def _delivered(world: World, pool: PoolState) -> bool:

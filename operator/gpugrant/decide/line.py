@@ -10,7 +10,7 @@ from collections import defaultdict
 from gpugrant import names
 from gpugrant.decide import reasons
 from gpugrant.decide.bookings import Calendar, Place, Wish
-from gpugrant.decide.judge import judge, line_order, pools_for, read_terms
+from gpugrant.decide.judge import judge, line_order, pools_for, quota_room, read_terms
 from gpugrant.decide.reasons import Verdict, rfc3339
 from gpugrant.decide.state import Booking, GrantState, PoolState
 from gpugrant.decide.world import World
@@ -34,11 +34,13 @@ def keep_bookings(world: World, line: Line, now: int) -> list[GrantState]:
                 ]
     for state in states:
         read_terms(world, state)
-    # What was promised for the future stays promised: a term that is made longer ends where the next one begins.
-    for state in sorted(states, key=lambda s: s.start <= now):
+    # What was promised stays promised: a term that is made longer ends, server by server, where the next one begins.
+    for state in sorted(states, key=lambda s: -s.start):
         _keep(world, state, now)
-        for instant in (state.start, state.end, state.grace_end):
-            if instant > now:
+        edges = (state.start, state.end, state.grace_end)
+        if edges != state.edges:
+            state.edges = edges
+            for instant in edges:
                 heapq.heappush(world.edges, (instant, state.grant.uid))
     return states
 
@@ -78,14 +80,16 @@ def _keep(world: World, state: GrantState, now: int) -> None:
             others = [
                 b for b in server.bookings if b.end > now and b.start < state.end and state.start < b.end
             ]
-            if any(b.start <= max(now, state.start) for b in others):
-                continue
             end = min((b.start for b in others), default=state.end)
+            if end <= max(now, state.start):
+                continue
             if end < state.end:
                 state.cut_at = min(end, state.cut_at or end)
             server.bookings.append(Booking(state.start, end, state.grant.uid))
         kept.append(name)  # a server whose node is gone stays theirs: it comes back under its name
     state.servers = tuple(kept)
+    if not kept and not (world.usage[state.grant.uid].pods if state.grant.uid in world.usage else ()):
+        state.pool, state.fabric, state.seats = "", "", 0  # all of it went to others: back into the line
 
 
 def run_line(world: World, line: Line, states: list[GrantState], now: int) -> None:
@@ -95,7 +99,7 @@ def run_line(world: World, line: Line, states: list[GrantState], now: int) -> No
     # Who is placed comes first in the tenant's quota, and may move the shadow of one that waits: go on until nothing
     # changes any more.
     before: object = None
-    while before != (before := [(s.pool, s.accepted.reason) for s in states]):
+    while before != (before := [(s.pool, s.servers, s.accepted.reason) for s in states]):
         _judge_all(world, calendar, states, now)
         calendar.clear_shadows()
         for state in states:
@@ -110,7 +114,7 @@ def _judge_all(world: World, calendar: Calendar, states: list[GrantState], now: 
         # What is over stands as it was granted, whoever came since.
         state.accepted = judge(world, state, accepted[state.tenant] if now < state.end else [])
         if now < state.end:
-            _let_go_if_conflicted(world, state)
+            _let_go_if_conflicted(world, calendar, state)
         if state.accepted.ok and now < state.end:
             accepted[state.tenant].append(state)
         if state.shared and state.pool and now < state.end:
@@ -137,7 +141,7 @@ def _say_why_not(world: World, calendar: Calendar, states: list[GrantState], now
         state.allocated = Verdict(False, verdict.reason, words)
 
 
-def _let_go_if_conflicted(world: World, state: GrantState) -> None:
+def _let_go_if_conflicted(world: World, calendar: Calendar, state: GrantState) -> None:
     """Take the seats of a grant that was placed a moment before its conflict of interest was known.
 
     Watches are not in step: a grant may be seen before the pool that forbids it. What runs, or ran, stays (R8).
@@ -150,11 +154,7 @@ def _let_go_if_conflicted(world: World, state: GrantState) -> None:
         or world.used_seconds.get(state.grant.uid)
     ):
         return
-    for name in state.servers:
-        server = world.servers.get(name)
-        if server:
-            server.bookings = [b for b in server.bookings if b.grant != state.grant.uid]
-            world.dirty_servers.add(name)
+    calendar.unbook(state, state.servers)
     state.pool, state.fabric, state.servers, state.seats = "", "", (), 0
 
 
@@ -247,11 +247,18 @@ def _adjust(world: World, calendar: Calendar, state: GrantState, now: int) -> No
     pool = world.pools[state.pool]
     assert spec
     _allocated(state)
+    if not state.accepted.ok:
+        return  # what was granted stays as it was
     start = max(state.start, now)
+    room = quota_room(world, state) if spec.gpus > state.seats else None
+    if room is not None and spec.gpus > room:
+        words = (
+            f"has {state.seats} of {spec.gpus} GPUs; the tenant's limit leaves {max(0, room)} for this grant"
+        )
+        state.allocated = Verdict(True, reasons.GROWTH_WAITLISTED, words)
+        return
     if state.shared:
-        if spec.gpus <= state.seats or (
-            state.accepted.ok and calendar.fits_shared(state, pool, start, spec.gpus)
-        ):
+        if spec.gpus <= state.seats or calendar.fits_shared(state, pool, start, spec.gpus):
             state.seats = spec.gpus
             _allocated(state)
         else:
@@ -264,7 +271,7 @@ def _adjust(world: World, calendar: Calendar, state: GrantState, now: int) -> No
     wanted = spec.gpus // pool.size
     missing = wanted - len(state.servers)
     if missing < 0:
-        _give_back(world, state, -missing)
+        _give_back(world, calendar, state, -missing)
         state.seats = min(spec.gpus, wanted * pool.size)
         _allocated(state)
     elif missing > 0:
@@ -277,7 +284,7 @@ def _adjust(world: World, calendar: Calendar, state: GrantState, now: int) -> No
             fabric=state.fabric if spec.placement == "OneFabric" else "",
             taken=frozenset(state.servers),
         )
-        place = calendar.find_now(wish, pool) if state.accepted.ok else None
+        place = calendar.find_now(wish, pool)
         if place:
             calendar.book(wish, place)
             state.servers = tuple(sorted(state.servers + place.servers))
@@ -292,20 +299,15 @@ def _adjust(world: World, calendar: Calendar, state: GrantState, now: int) -> No
                 f"has {state.seats} of {spec.gpus} GPUs; {reasons.counted(missing, 'more server')} {where} "
                 f"not free until {spec.term.end}",
             )
-            if state.accepted.ok:
-                calendar.cast_shadow(wish, [pool])
+            calendar.cast_shadow(wish, [pool])
     else:
         state.seats = spec.gpus
 
 
-def _give_back(world: World, state: GrantState, surplus: int) -> None:
+def _give_back(world: World, calendar: Calendar, state: GrantState, surplus: int) -> None:
     """Give back servers that are empty; the others stay until their pods end."""
     empty = [n for n in reversed(state.servers) if not (n in world.servers and world.servers[n].pods)]
-    for name in empty[:surplus]:
-        server = world.servers.get(name)
-        if server:
-            server.bookings = [b for b in server.bookings if b.grant != state.grant.uid]
-            world.dirty_servers.add(name)
+    calendar.unbook(state, empty[:surplus])
     gone = frozenset(empty[:surplus])
     state.surplus = len(gone) < surplus
     state.servers = tuple(n for n in state.servers if n not in gone)

@@ -54,6 +54,10 @@ class Packer:
             return ("shared", self.state.pool, spec.share, shared_for(self.world, self.state))
         return ("grant", self.state.grant.uid)
 
+    def _is_promised(self, server: Server) -> bool:
+        """Say whether a shared server is another grant's before this one's term is over."""
+        return any(b.start < self.state.end and b.end > self.world.now for b in server.bookings)
+
     def fits(self, server: Server, shape: Shape, seats: int) -> bool:
         """Say whether a server has room for one more pod, beside what was placed just now."""
         row = self.taken.get(server.name, (0, 0, 0))
@@ -61,6 +65,7 @@ class Packer:
         return (
             node is not None
             and server.name not in self.world.writing
+            and not (self.state.shared and self._is_promised(server))
             and self.world.seats_free(server) - row[0] >= seats
             and server.cpu_used + server.overhead_cpu + row[1] + shape.cpu_milli <= node.cpu_milli
             and server.memory_used + server.overhead_memory + row[2] + shape.memory <= node.memory
@@ -86,6 +91,13 @@ def find_to_open(world: World, state: GrantState, pod: Pod, resource: str) -> st
         len(servers)
         for key, servers in world.buckets.items()
         if key[:3] == ("shared", state.pool, spec.share)
+    )
+    open_now += sum(
+        1
+        for write in world.writing.values()
+        if any(k == names.SHARED_FOR_LABEL and v for k, v in write.labels)
+        and write.node in pool.servers
+        and not world.servers[write.node].label(names.SHARED_FOR_LABEL)
     )
     most = pool.pool.spec.max_shared_servers
     if most is not None and open_now >= most:

@@ -30,7 +30,10 @@ def assign_shares(world: World, state: PoolState) -> None:
     promised = -(-spec.public_share.gpus // state.size)
     public = sum(1 for s in servers if s.share == PUBLIC)
     unassigned = sum(1 for s in servers if not s.share)
-    target = min(promised, len(servers) if _may_convert(state) else public + unassigned)
+    target = min(
+        promised,
+        len(servers) if _may_convert(state) or not _pins_met(state, servers) else public + unassigned,
+    )
     if spec.backfill == "FreeOwnUse":  # so many more as are failed; they go back when those are well again
         failed = sum(1 for s in servers if s.share == PUBLIC and not world.healthy(s))
         target = min(promised + failed, len(servers))
@@ -45,16 +48,17 @@ def assign_shares(world: World, state: PoolState) -> None:
 
 
 def _may_convert(state: PoolState) -> bool:
-    """Say whether own use may shrink: only for a spec newer than the promise that was judged last.
+    """Say whether own use may shrink: only for another promise than the one that was judged last.
 
     ShareMet is False after it was True when a public server was lost; that alone takes nothing from own use. While
     servers that should change are in use, the reason says so and the change stays due, over restarts too.
     """
-    for condition in state.pool.status.get("conditions") or ():
-        if condition.get("type") == "ShareMet":
-            newer = int(condition.get("observedGeneration", 0)) < state.pool.generation
-            return newer or bool(condition.get("reason") == reasons.SERVERS_IN_USE)
-    return True
+    spec, status = state.pool.spec, state.pool.status
+    assert spec and spec.public_share
+    if (status.get("public") or {}).get("promised") != spec.public_share.gpus:
+        return True
+    conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+    return "ShareMet" not in conditions or conditions["ShareMet"].get("reason") == reasons.SERVERS_IN_USE
 
 
 def _pins_met(state: PoolState, servers: list[Server]) -> bool:

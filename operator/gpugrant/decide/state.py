@@ -97,6 +97,7 @@ class GrantState:
     seats: int = 0  # allocated; what may be held
     position: int = 0
     line: tuple[str, str, str] = ("", "", "")
+    edges: tuple[int, ...] = ()  # the instants of the term that world.edges knows
     cut_at: int = 0  # its term was made longer, and from here on a server is another grant's
     surplus: bool = False  # it shrank, and servers it should give back are in use
     seen: tuple[object, ...] = ()  # what the tenant's waiting pods were last judged by
