@@ -74,7 +74,7 @@ async def run(runs: int, work: Path) -> list[Figure]:
     in_all = dict(sorted(quiet.items()))
     return [
         Figure("writes", "of a pod, from release to end", tuple(per_pod), "a pod", 2, note=RELEASE_AND_END),
-        Figure("writes", "Events, beside them", tuple(events), "a pod", note="Released; R6 asks for it"),
+        Figure("writes", "Events, beside them", tuple(events), "a pod", note="for pods that had to wait (R6)"),
         Figure("writes", "statuses", tuple(other), "a pod", note="figures every 2 s at most", more=dict(last)),
         Figure(
             "writes", "in an idle minute, Lease left out", tuple(idle), "", 0, digits=0,
