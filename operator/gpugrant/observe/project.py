@@ -82,7 +82,7 @@ def pod_of(it: raw.RawPod) -> Pod:
         if spec.termination_grace_period_seconds is None
         else spec.termination_grace_period_seconds,
         scheduled_at=_transition(conditions.get("PodScheduled")),
-        finished_at=_finished(containers),
+        finished_at=_finished(spec, status),
         started=_started(containers),
         disrupted_at=_transition(conditions.get("DisruptionTarget")),
         terminal_at=_status_written(meta) if status.phase in ("Succeeded", "Failed") else 0,
@@ -100,13 +100,40 @@ def _transition(condition: raw.Condition | None) -> int:
     return seconds(condition.last_transition_time) if condition else 0
 
 
-def _finished(containers: Iterable[raw.ContainerStatus]) -> int:
-    ends = [
-        seconds(one.state.terminated.finished_at)
-        for one in containers
-        if one.state is not None and one.state.terminated is not None
-    ]
-    return max(ends, default=0)
+def _finished(spec: raw.PodSpec, status: raw.PodStatus) -> int:
+    """Return when the last container finished; 0 while any may still hold, or nothing says when it ended.
+
+    A server that is lost leaves its containers' last report behind: one that is said to run there says that
+    the others' finishes are not the pod's.
+    """
+    own = status.container_statuses or []
+    first = status.init_container_statuses or []
+    sidecars = {one.name for one in spec.init_containers or () if one.restart_policy == "Always"}
+    if _started(own):
+        if len(own) < len(spec.containers or ()):
+            return 0
+        beside = [one for one in first if one.name in sidecars and (_started([one]) or _end(one))]
+        return _last_end([*own, *beside])
+    if any(_end(one) for one in own):
+        return _last_end(own)
+    # No container of its own ever ran: an init container that failed ended it. One that succeeded did not.
+    ran = [one for one in first if _started([one]) or _end(one)]
+    return _last_end(ran) if any(_failed(one) for one in ran) else 0
+
+
+def _last_end(containers: list[raw.ContainerStatus]) -> int:
+    ends = [_end(one) for one in containers]
+    return max(ends) if all(ends) else 0
+
+
+def _end(container: raw.ContainerStatus) -> int:
+    state = container.state
+    return seconds(state.terminated.finished_at) if state is not None and state.terminated is not None else 0
+
+
+def _failed(container: raw.ContainerStatus) -> bool:
+    state = container.state
+    return state is not None and state.terminated is not None and state.terminated.exit_code != 0
 
 
 def _started(containers: Iterable[raw.ContainerStatus]) -> bool:

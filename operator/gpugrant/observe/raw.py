@@ -79,6 +79,7 @@ class Container(Struct, rename="camel"):
 
     resources: Resources | None = None
     restart_policy: str | None = None
+    name: str = ""
 
 
 class Expression(Struct):
@@ -152,6 +153,7 @@ class PodSpec(Struct, rename="camel"):
 class Terminated(Struct, rename="camel"):
     """A terminated container state."""
 
+    exit_code: int = 0
     started_at: str | None = None
     finished_at: str | None = None
 
@@ -172,6 +174,7 @@ class ContainerState(Struct):
 class ContainerStatus(Struct, rename="camel"):
     """A container status."""
 
+    name: str = ""
     state: ContainerState | None = None
     last_state: ContainerState | None = None
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from gpugrant.meter.facts import EndReason
+from gpugrant.meter.intervals import Interval, NodeFacts, held_interval
 from gpugrant.model.quantity import LARGEST
 from gpugrant.observe import raw
 from gpugrant.observe.project import (
@@ -173,6 +175,7 @@ def test_topology_spread_lets_the_scheduler_choose_too() -> None:
 
 
 T1, T2, T3 = "2026-11-22T10:00:00Z", "2026-11-22T10:00:07Z", "2026-11-22T10:01:00Z"
+LATER = "2026-11-22T14:59:00Z"
 
 
 def _terminated(start: str | None, end: str | None) -> dict[str, Any]:
@@ -188,6 +191,79 @@ def test_the_last_container_to_finish_ends_the_pod() -> None:
     seen = pod(status=status)
     assert seen.finished_at == seconds(T3)
     assert seen.started
+
+
+def _ran(name: str, end: str | None = None, code: int = 0) -> dict[str, Any]:
+    """Return the status of a container that runs, or has finished."""
+    if end is None:
+        return {"name": name, "state": {"running": {"startedAt": T1}}}
+    return {"name": name, "state": {"terminated": {"exitCode": code, "startedAt": T1, "finishedAt": end}}}
+
+
+WAITS = {"name": "main", "state": {"waiting": {"reason": "PodInitializing"}}}
+LOST = {"name": "main", "state": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}}
+
+
+@pytest.mark.parametrize(
+    ("own", "init", "end"),
+    [
+        ([_ran("main")], [_ran("init", T2)], None),
+        ([_ran("main", T2), _ran("other")], [], None),
+        ([_ran("main", T2)], [_ran("sidecar")], None),
+        ([_ran("main", T2)], [_ran("sidecar", T3)], T3),
+        ([_ran("main", T2)], [_ran("init", T1), _ran("sidecar", T2)], T2),
+        ([_ran("main", T2), {**LOST, "name": "other"}], [], None),
+        ([WAITS], [_ran("init", T2, code=1)], T2),
+        ([WAITS], [_ran("sidecar"), _ran("init", T2, code=1)], None),
+        ([WAITS], [_ran("init", T2)], None),
+        ([LOST], [_ran("init", T2)], None),
+        ([], [], None),
+    ],
+    ids=[
+        "a server lost while the container ran on after its init container",
+        "a server lost while one of two containers ran",
+        "a server lost while a sidecar ran on",
+        "a sidecar that ended last ends the pod",
+        "a container that ended last ends the pod",
+        "a container of which nobody knows when it ended leaves the end open",
+        "an init container that failed ends the pod",
+        "an init container that failed beside a sidecar that ran on does not",
+        "an init container that succeeded does not end the pod that went on to pull its image",
+        "nor one after which the container was lost",
+        "without any report nothing says when",
+    ],
+)
+def test_a_pod_has_finished_only_once_nothing_of_it_may_run(
+    own: list[Any], init: list[Any], end: str | None
+) -> None:
+    spec = {
+        "containers": [{"name": one["name"]} for one in own],
+        "initContainers": [
+            {"name": one["name"], **({"restartPolicy": "Always"} if one["name"] == "sidecar" else {})}
+            for one in init
+        ],
+    }
+    status = {"phase": "Failed", "containerStatuses": own, "initContainerStatuses": init}
+    assert pod(spec, status).finished_at == seconds(end)
+
+
+def test_a_pod_whose_server_was_lost_held_until_it_was_disrupted() -> None:
+    status = {
+        "phase": "Failed",
+        "containerStatuses": [_ran("main")],
+        "initContainerStatuses": [_ran("init", T2)],
+        "conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": T1},
+            {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": LATER},
+        ],
+    }
+    spec = {
+        "nodeName": "server",
+        "containers": [{"name": "main"}],
+        "initContainers": [{"name": "init"}],
+    }
+    held = held_interval(pod(spec, status), NodeFacts(), seconds(LATER) + 9)
+    assert held == Interval(seconds(T1), seconds(T1) + 17_940, EndReason.DISRUPTED)
 
 
 def test_a_pod_that_was_rejected_never_started() -> None:
