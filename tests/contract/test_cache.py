@@ -33,7 +33,7 @@ class Mirror:
         self.puts += 1
         self.news.set()
 
-    def drop(self, key: str, pod: Pod, seen: bool) -> None:
+    def drop(self, key: str, pod: Pod, missed: float | None) -> None:
         del self.pods[key]
         self.dropped.append(pod.name)
         self.news.set()

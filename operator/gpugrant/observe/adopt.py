@@ -6,6 +6,7 @@ minutes: pods without GPUs are not watched (a cluster has many), so their use of
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -29,7 +30,7 @@ class Adoption:
         self,
         client: Client,
         put: Callable[[Pod], None],
-        drop: Callable[[Pod], None],
+        drop: Callable[[Pod, float], None],
         set_overhead: Callable[[str, int, int], None],
         resources: Callable[[], frozenset[str]],
     ) -> None:
@@ -41,6 +42,7 @@ class Adoption:
         self._unlabelled: dict[str, Pod] = {}
         self._overhead: dict[str, tuple[int, int]] = {}
         self._looked_for: frozenset[str] = frozenset()
+        self._looked_at = 0.0  # monotonic: when the last whole LIST was asked for
 
     def get(self, uid: str) -> Pod | None:
         """Return a pod that still lacks our label."""
@@ -60,14 +62,21 @@ class Adoption:
         """Take in that a write was answered 404."""
         pod = self._unlabelled.pop(uid, None)
         if pod is not None:
-            self._drop(pod)
+            self._drop(pod, self._looked_at)
+
+    def tell_overhead(self, node: str) -> None:
+        """Tell again what pods without GPUs use of a node that has just appeared."""
+        if node in self._overhead:
+            self._set_overhead(node, *self._overhead[node])
 
     async def sweep(self) -> None:
         """LIST all pods once. Raises ApiError."""
         wanted = self._resources() | {names.DEFAULT_RESOURCE}
         use: dict[str, tuple[int, int]] = {}
         found: dict[str, Pod] = {}
+        begun = 0.0
         for limit in (500, 0):
+            begun = time.monotonic()
             try:
                 async for page in self._client.pages("/api/v1/pods", limit=limit):
                     for item in page.items:
@@ -91,6 +100,7 @@ class Adoption:
                 self._set_overhead(node, cpu, memory)
         self._overhead = use
         self._looked_for = wanted
+        self._looked_at = begun
 
     def _look(
         self,

@@ -52,10 +52,11 @@ class Kind(msgspec.Struct, Generic[T], frozen=True):
 class Receiver(Generic[T]):
     """Where changes go: two synchronous, cheap callables.
 
-    ``drop`` is told whether the watch saw the object go; a relist only finds that it went.
+    ``drop`` is told None where the watch saw the object go; a relist only finds that it went, and tells until
+    when (monotonic) it would have been seen.
     """
 
-    def __init__(self, put: Callable[[T], None], drop: Callable[[str, T, bool], None]) -> None:
+    def __init__(self, put: Callable[[T], None], drop: Callable[[str, T, float | None], None]) -> None:
         self.put = put
         self.drop = drop
 
@@ -142,12 +143,14 @@ class Cache(Generic[T]):
 
     async def _relist(self) -> None:
         """LIST everything, put what changed, drop what is held and was not listed."""
+        seen_until = self._health.current_at
         for attempt in range(_PAGED_TRIES + 1):
             # A token that expires between pages starts the LIST over; the last try asks for one big page.
             limit = 500 if attempt < _PAGED_TRIES else 0
             before = set(self._held)
             listed: set[str] = set()
             version = ""
+            begun = time.monotonic()
             try:
                 async for page in self._client.pages(self.kind.path, dict(self.kind.params), limit):
                     for item in page.items:
@@ -161,8 +164,9 @@ class Cache(Generic[T]):
                     continue
                 raise
             for key in before - listed:
-                self._forget(key, _number(version), seen=False)
+                self._forget(key, _number(version), missed=seen_until)
             self._version = version
+            self._health.current(begun)
             self.synced.set()
             self._health.listed(len(self._held))
             return
@@ -174,6 +178,7 @@ class Cache(Generic[T]):
                 self._health.heard()
                 for line in lines:
                     self._event(line)
+                self._health.current()  # not before: the line may have said that our version is too old
 
     # -- single objects ----------------------------------------------------------------------------
 
@@ -209,7 +214,7 @@ class Cache(Generic[T]):
         """Take in that a write was answered 404: the object is no more."""
         held = self._held.get(key)
         if held is not None and held.uid == uid:
-            self._forget(key, held.version, uid)
+            self._forget(key, held.version, uid, missed=self._health.missed())
 
     def _take(self, item: msgspec.Raw, listed: set[str] | None) -> None:
         """Hold one listed or watched object if it is news, and emit it if it means something new."""
@@ -236,9 +241,8 @@ class Cache(Generic[T]):
             self._health.unparsed()
             return
         if held is not None and held.uid != meta.uid:
-            self._forget(
-                key, held.version, held.uid, seen=False
-            )  # same name, another object: the old one went unseen
+            # Same name, another object: the old one went unseen.
+            self._forget(key, held.version, held.uid, missed=self._health.current_at)
             held = None
         if held is None:
             self._held[key] = _Held(projected, intern(meta.uid), version)
@@ -251,7 +255,7 @@ class Cache(Generic[T]):
         self._health.emitted()
         self._receiver.put(projected)
 
-    def _forget(self, key: str, version: int, uid: str = "", *, seen: bool = True) -> None:
+    def _forget(self, key: str, version: int, uid: str = "", *, missed: float | None = None) -> None:
         held = self._held.get(key)
         if uid:
             self._bury(uid, version)
@@ -260,7 +264,7 @@ class Cache(Generic[T]):
         self._bury(held.uid, version)
         del self._held[key]
         self._health.emitted()
-        self._receiver.drop(key, held.item, seen)
+        self._receiver.drop(key, held.item, missed)
 
     def _bury(self, uid: str, version: int) -> None:
         # By version, not for ever: an object that left the selection may come back to it.

@@ -39,6 +39,7 @@ class CacheHealth:
     def __init__(self, kind: str, metrics: CacheMetrics) -> None:
         self.kind = kind
         self.heard_at = time.monotonic()
+        self.current_at = self.heard_at
         self.connected = False
         self._emitted = metrics.events.labels(kind, "emitted")
         self._dropped = metrics.events.labels(kind, "unchanged")
@@ -55,15 +56,25 @@ class CacheHealth:
     def fresh_at(self, reached_at: float) -> float:
         """Return until when (monotonic) all changes are known to have been seen.
 
+        Pages of a LIST are heard, but what they do not hold is known to be gone only after the last one.
+
         A quiet watch says nothing for a minute. While it is open, the API server having been reached by
         another request at ``reached_at`` is taken as proof that it is not merely cut off.
         """
-        return max(self.heard_at, reached_at) if self.connected else self.heard_at
+        return max(self.current_at, reached_at) if self.connected else self.current_at
 
     def heard(self) -> None:
         """Note that bytes came."""
         self.heard_at = time.monotonic()
+
+    def current(self, at: float | None = None) -> None:
+        """Note that all changes until ``at`` (monotonic; left out: now) have been seen."""
+        self.current_at = time.monotonic() if at is None else at
         self.connected = True
+
+    def missed(self) -> float | None:
+        """Return since when (monotonic) changes may go unseen; None while the watch sees them."""
+        return None if self.connected else self.current_at
 
     def emitted(self) -> None:
         """Count a change passed on."""

@@ -7,6 +7,7 @@ planner is woken through ``changed`` and drains what has come by simply planning
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from sys import intern
 from typing import Any, Protocol
@@ -161,6 +162,7 @@ class Observer:
         self.changed = asyncio.Event()
         self.settings = Settings()
         self.nodes_gone: dict[str, int] = {}  # when the object of a node went that pods may still name
+        self._nodes_told: set[str] = set()
         self._meter = meter
         self._clock = clock
         self._settings_told = settings_told
@@ -188,7 +190,9 @@ class Observer:
             client, SETTINGS, Receiver(self._put_settings, self._drop_settings), self.health["settings"]
         )
         self.own = OwnKinds(client, self._put_own, self._drop_own)
-        self.adoption = Adoption(client, self._put_pod, self._drop_pod, self._overhead, self.resources)
+        self.adoption = Adoption(
+            client, self._put_adopted, self._drop_adopted, self._overhead, self.resources
+        )
 
     @property
     def caches(self) -> tuple[Cache[Any], ...]:
@@ -270,24 +274,37 @@ class Observer:
             self._meter.observe_pod(pod)
         self.changed.set()
 
-    def _drop_labelled(self, _key: str, pod: Pod, seen: bool) -> None:
-        self._drop_pod(pod, seen)
+    def _drop_labelled(self, _key: str, pod: Pod, missed: float | None) -> None:
+        self._drop_pod(pod, missed)
 
-    def _drop_pod(self, pod: Pod, seen: bool = False) -> None:
+    def _put_adopted(self, pod: Pod) -> None:
+        if self.pods.get(pod.uid) is None:  # a LIST may be older than the label
+            self._put_pod(pod)
+
+    def _drop_adopted(self, pod: Pod, missed: float) -> None:
+        if self.pods.get(pod.uid) is None:
+            self._drop_pod(pod, missed)
+
+    def _drop_pod(self, pod: Pod, missed: float | None) -> None:
+        """Forget a pod; where it went unseen, the meter is told until when it would have been seen."""
         self.world.drop_pod(pod.uid)
         if self._meter is not None:
             now = self._clock()
-            heard = now - int(self.health["pods"].age())
-            self._meter.pod_gone(pod, now, None if seen else heard)
+            seen = None if missed is None else now - int(time.monotonic() - missed)
+            self._meter.pod_gone(pod, now, seen)
         self.changed.set()
 
     def _put_node(self, node: Node) -> None:
         self.nodes_gone.pop(node.name, None)
         self.world.put_node(node)
+        if node.name not in self._nodes_told:  # the world forgot, or never could take, what is used there
+            self._nodes_told.add(node.name)
+            self.adoption.tell_overhead(node.name)
         self.changed.set()
 
-    def _drop_node(self, name: str, _node: Node, _seen: bool) -> None:
+    def _drop_node(self, name: str, _node: Node, _missed: float | None) -> None:
         self.nodes_gone[name] = self._clock()
+        self._nodes_told.discard(name)
         self.world.drop_node(name)
         self.changed.set()
 
@@ -345,6 +362,6 @@ class Observer:
         if self._settings_told is not None:
             self._settings_told(config_map, settings, digest, message)
 
-    def _drop_settings(self, _key: str, _config_map: SettingsText, _seen: bool) -> None:
+    def _drop_settings(self, _key: str, _config_map: SettingsText, _missed: float | None) -> None:
         log.warning("ConfigMap %s is gone; the last good settings stay", names.SETTINGS_CONFIGMAP)
         self._settings_digest = ""
