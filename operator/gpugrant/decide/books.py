@@ -35,6 +35,9 @@ class Books:
         self.pods: dict[str, Pod] = {}
         self.entries: dict[str, Entry] = {}
         self.usage: dict[str, Usage] = defaultdict(Usage)
+        self.users: dict[str, set[str]] = defaultdict(
+            set
+        )  # tenant -> grants it holds seats of, gone ones too
         self.gangs: dict[tuple[str, str], Gang] = {}
         self.gang_of_ended: dict[str, tuple[str, str]] = {}
         self.lanes: dict[str, dict[LaneKey, Lane]] = defaultdict(dict)  # by tenant
@@ -139,6 +142,14 @@ class Books:
                 return state.resource
         return ""
 
+    def taken_by(self, tenant: str, line: tuple[str, str, str]) -> int:
+        """Return the seats a tenant holds or has reserved of a line, of grants that are gone too."""
+        return sum(self.usage[u].taken for u in self.users.get(tenant, ()) if self.usage[u].line == line)
+
+    def held_by(self, tenant: str, line: tuple[str, str, str]) -> int:
+        """Return the seats a tenant holds of a line."""
+        return sum(self.usage[u].held for u in self.users.get(tenant, ()) if self.usage[u].line == line)
+
     def wake(self, at: int) -> None:
         """Ask for a plan at ``at`` though nothing happens."""
         heapq.heappush(self.wakes, at)
@@ -167,8 +178,8 @@ class Books:
         state = self.grants.get(uid)
         if state:
             self.figures_changed.add(("GpuGrant", state.grant.namespace, state.grant.name))
-            if state.tenant:
-                self.figures_changed.add(("TenantQuota", "", state.tenant))
+        tenants = {state.tenant if state else "", self.usage[uid].tenant if uid in self.usage else ""}
+        self.figures_changed.update(("TenantQuota", "", tenant) for tenant in tenants if tenant)
 
     def _tenant_waits(self, tenant: str) -> None:
         if self.lanes.get(tenant):

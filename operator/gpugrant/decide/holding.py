@@ -40,6 +40,9 @@ class Holding(Waiting):
         self._count_back(pod.uid)
         self.assumed[pod.uid] = release
         self.places[pod.uid] = release.server
+        gang = self.gangs.get(self.gang_key(pod) or ("", ""))
+        if gang:
+            gang.released_here = True
         self._count(pod)
 
     def bind_deadline(self, pod: Pod) -> int:
@@ -101,12 +104,16 @@ class Holding(Waiting):
         if pod.node:
             self.places.pop(pod.uid, None)
             entry.kind, entry.server, entry.grant = "held", pod.node, pod.grant_uid
+            if pod.grant_uid and not pod.replacement and self.gang_key(pod):
+                heapq.heappush(self.deadlines, (self.bind_deadline(pod), pod.uid))  # was all of it bound?
             if pod.grant_uid:
                 usage = self.usage[pod.grant_uid]
                 usage.held += entry.seats
                 usage.pods[pod.uid] = entry.seats
                 self._grant_figures(pod.grant_uid)
             self._occupy(pod, pod.node)
+            if pod.grant_uid:
+                self._note_user(entry)
             if not pod.grant_uid and self.servers[pod.node].share != OWN_USE:
                 self._server_changed(
                     self.servers[pod.node]
@@ -134,6 +141,23 @@ class Holding(Waiting):
         self._grant_figures(grant_uid)
         if place:
             self._occupy(pod, place)
+        self._note_user(entry)
+
+    def _note_user(self, entry: Entry) -> None:
+        """Note whose limits a grant's seats count against; that outlives the grant."""
+        usage, state = self.usage[entry.grant], self.grants.get(entry.grant)
+        usage.tenant = entry.tenant
+        self.users[entry.tenant].add(entry.grant)
+        server = self.servers.get(entry.server)
+        pool = self.pools.get(server.pool) if server else None
+        if state:
+            usage.line = self.line_of(state.grant)
+        elif server and pool and pool.pool.spec:
+            usage.line = (
+                pool.pool.spec.programme,
+                pool.pool.spec.gpu_type,
+                server.share or server.label(names.SHARE_LABEL),
+            )
 
     def _count_back(self, uid: str) -> None:
         entry = self.entries.pop(uid, None)
@@ -169,8 +193,12 @@ class Holding(Waiting):
             usage.pods.pop(uid, None)
             self._grant_figures(entry.grant)
             self._tenant_waits(entry.tenant)
-            if not usage.pods and entry.grant not in self.grants:
-                self.usage.pop(entry.grant, None)
+            if not usage.pods:
+                self.users[usage.tenant].discard(entry.grant)
+                if not self.users[usage.tenant]:
+                    del self.users[usage.tenant]
+                if entry.grant not in self.grants:
+                    self.usage.pop(entry.grant, None)
         if entry.server and entry.kind in ("held", "reserved"):
             server = self.servers.get(entry.server)
             if server and server.pods.pop(uid, None):

@@ -75,6 +75,15 @@ def _keep(world: World, state: GrantState, now: int) -> None:
         server = world.servers.get(name)
         if server and server.node:
             share = server.share or server.label(names.SHARE_LABEL)
+            if (
+                share
+                and share != spec.share
+                and any(p.grant_uid == state.grant.uid for p in server.pods.values())
+            ):
+                share = server.share = (
+                    spec.share
+                )  # somebody changed the label by hand; what runs tells better
+                world.stand(server)
             if server.pool != state.pool or (share and share != spec.share):
                 continue
             others = [

@@ -99,6 +99,8 @@ def find_to_open(world: World, state: GrantState, pod: Pod, resource: str) -> st
         and write.node in pool.servers
         and not world.servers[write.node].label(names.SHARED_FOR_LABEL)
     )
+    if _open_for(world, state) >= _reckoned(world, state):
+        return None  # more than the line reckoned with would be others' servers
     most = pool.pool.spec.max_shared_servers
     if most is not None and open_now >= most:
         return None
@@ -121,14 +123,31 @@ def find_to_open(world: World, state: GrantState, pod: Pod, resource: str) -> st
     return min(free, key=lambda s: (size[s.fabric], s.fabric, s.name)).name
 
 
+def _open_for(world: World, state: GrantState) -> int:
+    """Return how many servers are open, or about to be, for the grant's tenant (Mixed: for all)."""
+    label = shared_for(world, state)
+    servers = set(world.buckets[("shared", state.pool, state.line[2], label)].names())
+    for write in world.writing.values():
+        if (names.SHARED_FOR_LABEL, label) in write.labels and world.servers[write.node].pool == state.pool:
+            servers.add(write.node)
+    return len(servers)
+
+
+def _reckoned(world: World, state: GrantState) -> int:
+    """Return how many servers the line keeps for those grants: their seats in whole servers."""
+    label = shared_for(world, state)
+    same = world.grants_of(state.tenant) if label == state.tenant else world.grants
+    seats = sum(
+        g.seats
+        for g in (world.grants[u] for u in same)
+        if g.shared and g.pool == state.pool and g.line == state.line and g.start <= world.now < g.end
+    )
+    return -(-seats // world.pools[state.pool].size)
+
+
 def limit_left(world: World, state: GrantState) -> int | None:
     """Return how many seats the tenant may still take of the grant's type; None: no limit."""
     limit = tenant_limit(world, state.tenant, state.line)
     if limit is None:
         return None
-    taken = sum(
-        world.usage[uid].taken
-        for uid in world.grants_of(state.tenant)
-        if uid in world.usage and world.grants[uid].line == state.line
-    )
-    return limit - taken
+    return limit - world.taken_by(state.tenant, state.line)

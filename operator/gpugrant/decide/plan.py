@@ -108,6 +108,7 @@ def _let_time_pass(world: World, now: int) -> None:
             world.reconsider(tenant)
     if now // 3600 != world.hour:
         world.hour = now // 3600
+        world.backoff = {unit: (n, until) for unit, (n, until) in world.backoff.items() if until > now - 3600}
         world.figures_changed.update(
             ("GpuGrant", s.grant.namespace, s.grant.name) for s in world.grants.values()
         )

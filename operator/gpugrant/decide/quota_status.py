@@ -29,7 +29,7 @@ def quota_status(world: World, quota: Quota, now: int) -> Doc:
                 "share": line[2],
                 **({} if most is None else {"limit": most}),
                 "granted": sum(s.seats for s in states if s.pool and now < s.end),
-                "held": sum(world.usage[s.grant.uid].held for s in states if s.grant.uid in world.usage),
+                "held": world.held_by(quota.name, line),
                 "gpuHoursThisMonth": seconds // 3600,
             }
         )

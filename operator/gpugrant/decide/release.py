@@ -36,7 +36,10 @@ def release_tenant(world: World, tenant: str, now: int) -> list[Action]:
     active: dict[LaneKey, list[GrantState]] = {}
     for key, lane in list(world.lanes.get(tenant, {}).items()):
         verdict = _open_lane(world, lane, tenant, now, active)
-        if verdict:
+        if verdict and verdict.lasting:
+            for entry in list(lane.queue):  # no grant for them: they wait outside, and cost nothing meanwhile
+                set_aside(world, world.pods[entry[3]], verdict, actions)
+        elif verdict:
             closed[key] = verdict
         else:
             heapq.heappush(heads, (lane.queue[0], key))
@@ -110,10 +113,11 @@ def _serve_head(
         return None
     never: Verdict | None = None
     waits: Verdict | None = None
+    could: list[GrantState] = []  # grants where it only has no room now: nobody passes it there
     for state in where_the_gang_lives(world, head, grants):
         if state.grant.uid in blocked:
             waits = waits or blocked[state.grant.uid]
-            continue
+            continue  # whether it could ever fit there is asked when its turn comes
         obstacle = _try_grant(world, unit, state, now, actions)
         if obstacle is None:
             return None
@@ -121,12 +125,13 @@ def _serve_head(
             never = never or obstacle
         else:
             waits = waits or obstacle
+            could.append(state)
     if waits is None:
         assert never
         for pod in unit.pods:
             set_aside(world, pod, never, actions)
         return None
-    for state in grants:
+    for state in could:
         blocked.setdefault(state.grant.uid, waits)
     return waits
 

@@ -41,6 +41,8 @@ def rewrite_server(world: World, server: Server, now: int) -> WriteServer | None
 def _keep_share_in_use(world: World, server: Server) -> None:
     """Take back a change of share that was not written before something came to run here."""
     written = server.label(names.SHARE_LABEL)
+    if any(pod.grant_uid for pod in server.pods.values()):
+        return  # a grant's pods run in the share it was decided for, whatever a hand wrote on the node
     if written and server.share and written != server.share and server.pods:
         server.share = written
         world.stand(server)

@@ -116,6 +116,8 @@ class Usage:
     reserved: int = 0
     pods: dict[str, int] = field(default_factory=dict)  # uid -> seats, held or reserved
     unbound: set[str] = field(default_factory=set)  # released, no server yet
+    tenant: str = ""
+    line: tuple[str, str, str] = ("", "", "")  # programme, type, share: what limits are about
 
     @property
     def taken(self) -> int:
@@ -142,6 +144,7 @@ class Gang:
     living: set[str] = field(default_factory=set)  # released, held
     bound_once: dict[str, int] = field(default_factory=dict)  # uid -> when it ended, 0 while it lives
     whole: bool = False
+    released_here: bool = False  # by this process, which saw whether it became whole
 
 
 @dataclass(slots=True)

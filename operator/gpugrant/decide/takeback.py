@@ -22,18 +22,20 @@ def take_back_overdue(world: World, now: int) -> list[Action]:
     while world.deadlines and world.deadlines[0][0] <= now:
         _, uid = heapq.heappop(world.deadlines)
         pod = world.pods.get(uid)
-        if pod is None or world.entries[uid].kind != "reserved" or uid in world.assumed:
+        if pod is None or world.entries[uid].kind not in ("reserved", "held") or uid in world.assumed:
             continue
         due = world.bind_deadline(pod)
         if due > now:  # the time-out was lengthened meanwhile
             heapq.heappush(world.deadlines, (due, uid))
             continue
-        victims = [pod]
+        victims = [] if pod.node else [pod]
         gang_key = world.gang_key(pod)
         if gang_key and not pod.replacement:
             gang = world.gangs[gang_key]
             if not gang_is_whole(world, gang, now):
                 victims = [world.pods[u] for u in sorted(gang.living)]
+        if not victims:
+            continue
         key = world.unit_key(pod)
         tries, until = world.backoff.get(key, (0, 0))
         if until <= now:

@@ -1,5 +1,7 @@
 """What those are told that wait: on the pod, once per change of reason (R6)."""
 
+from collections import defaultdict
+
 from gpugrant.decide import reasons
 from gpugrant.decide.actions import Action, ExplainPod
 from gpugrant.decide.reasons import Verdict
@@ -35,6 +37,9 @@ def explain_rest(
     flickers does not write to thousands.
     """
     actions: list[Action] = []
+    waiting: dict[LaneKey | None, set[str]] = defaultdict(set)
+    for uid in world.unexplained.get(tenant, ()):
+        waiting[world.entries[uid].lane].add(uid)
     for key, verdict in closed.items():
         lane = world.lanes.get(tenant, {}).get(key)
         if lane is None:
@@ -48,8 +53,8 @@ def explain_rest(
         told = reasons.plain(tail)
         if lane.told != told:
             lane.told = told
-            world.unexplained[tenant].update(entry[3] for entry in lane.queue)
-        for uid in sorted(u for u in world.unexplained.get(tenant, ()) if world.entries[u].lane == key):
+            waiting[key].update(entry[3] for entry in lane.queue)
+        for uid in sorted(waiting.get(key, ())):
             if uid in world.parked or (active.get(key) and uid == lane.queue[0][3]):
                 continue
             behind = reasons.place_in_line(world.ahead_of(uid)) if active.get(key) else ""

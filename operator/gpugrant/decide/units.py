@@ -60,13 +60,17 @@ def next_unit(world: World, head: Pod, now: int) -> Unit | Verdict:
 def gang_is_whole(world: World, gang: Gang, now: int) -> bool:
     """Say whether a gang has run whole, so that a lost member is replaced singly.
 
-    After a restart that is not remembered: members that are all bound, longer than the bind time-out after their
-    release, must have been whole, or else they would have been taken back.
+    Of a gang that was released by an operator before this one that is not remembered. Its members were whole if all
+    that live are bound, the time-out is over, and none waits that was there when they were released: such a one was
+    of the same gang and missed its release.
     """
-    if gang.whole:
-        return bool(gang.living)
+    if gang.whole or gang.released_here:
+        return gang.whole and bool(gang.living)
     members = [world.pods[u] for u in gang.living]
-    gang.whole = bool(members) and all(p.node and now >= world.bind_deadline(p) for p in members)
+    if not members or not all(p.node and now >= world.bind_deadline(p) for p in members):
+        return False
+    first = min(p.released_at or p.created for p in members)
+    gang.whole = all(world.pods[u].created > first for u in gang.waiting)
     return gang.whole
 
 

@@ -11,14 +11,16 @@ from gpugrant.decide.state import Entry, Gang, GrantState, Lane
 from gpugrant.model.pod import Pod
 
 LARGEST_GANG = 100_000
+# 1e30 is accepted as a GPU count; nothing real is left out, and sums stay within what statuses and metrics hold.
+MOST_SEATS = 10**9
 
 
 class Waiting(Fleet):
     """Fleet with the pods that wait."""
 
     def seats_of(self, pod: Pod) -> int:
-        """Return how many seats a pod asks for, of whatever pools offer."""
-        return sum(count for name, count in pod.shape.resources if name in self.resources)
+        """Return how many seats a pod asks for, of whatever pools offer; at most a thousand million."""
+        return min(MOST_SEATS, sum(count for name, count in pod.shape.resources if name in self.resources))
 
     def gang_key(self, pod: Pod) -> tuple[str, str] | None:
         """Return the gang a pod belongs to, None for a pod on its own.
@@ -140,11 +142,11 @@ class Waiting(Fleet):
     def _tidy_gang(self, key: tuple[str, str]) -> None:
         gang = self.gangs[key]
         if not gang.living and not gang.waiting:
-            gang.whole = False
+            gang.whole = gang.released_here = False
             if not gang.bound_once:
                 del self.gangs[key]
         elif not gang.living:
-            gang.whole = False
+            gang.whole = gang.released_here = False
 
 
 def queue_key(pod: Pod) -> tuple[int, int, str, str]:
