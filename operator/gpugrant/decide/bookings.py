@@ -166,6 +166,7 @@ class Calendar:
                 continue
             server.bookings = [b for b in server.bookings if b.grant != state.grant.uid]
             self.world.dirty_servers.add(name)
+            self.world.share_may_change(server.pool)
             fabric = self._fabrics.get(server.pool, {}).get(server.fabric)
             if fabric is None or server not in fabric.booked:
                 continue

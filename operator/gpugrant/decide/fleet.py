@@ -39,7 +39,7 @@ class Fleet(Books):
         if old is not None and any(
             k in names.NODE_LABELS and v != node.labels.get(k) for k, v in old.labels.items()
         ):
-            self._share_may_change(server.pool)
+            self.share_may_change(server.pool)
         self._note_taints(server, old, node)
         self.dirty_servers.add(node.name)
         self.stand(server)
@@ -181,7 +181,8 @@ class Fleet(Books):
         """Return how many seats of a pool are failed now."""
         return sum(self.tally[pool, share].failed for share in ("Public", "OwnUse", ""))
 
-    def _share_may_change(self, pool: str) -> None:
+    def share_may_change(self, pool: str) -> None:
+        """Note that something may be idle now that a promise waits for."""
         state = self.pools.get(pool)
         if state and state.shares_pending:
             self.dirty_pools.add(pool)

@@ -180,7 +180,7 @@ class Holding(Waiting):
             self.dirty_servers |= self.fence_waits
             self.fence_waits.clear()
             for state in self.pools.values():
-                self._share_may_change(state.pool.name)
+                self.share_may_change(state.pool.name)
         if entry.grant:
             usage = self.usage[entry.grant]
             if entry.kind == "held":
@@ -207,7 +207,7 @@ class Holding(Waiting):
                 self._usage_changed(server)
                 self.dirty_servers.add(server.name)
                 if not server.pods:
-                    self._share_may_change(server.pool)
+                    self.share_may_change(server.pool)
                 if not entry.grant and server.share != OWN_USE:
                     self._server_changed(server)
                 if server.node is None and not server.pods:
