@@ -117,7 +117,8 @@ class FakeApi:
 
     def _list(self, request: web.Request, path: str) -> web.Response:
         self.lists += 1
-        items = [self.objects[path][key] for key in sorted(self.objects[path])]
+        held = self.objects[path]
+        items = [held[key] for key in sorted(held) if _selected(request, held[key])]
         start = 0
         if token := request.query.get("continue"):
             if self.expire_continue:
@@ -209,6 +210,12 @@ class FakeApi:
 def _namespace(body: Body) -> str:
     namespace: str = body["metadata"].get("namespace", "")
     return namespace
+
+
+def _selected(request: web.Request, body: Body) -> bool:
+    """Say whether a LIST asks for an object; the only label selector known is that a label is there."""
+    label = request.query.get("labelSelector")
+    return label is None or label in body["metadata"].get("labels", {})
 
 
 def _line(change: str, body: Body) -> bytes:

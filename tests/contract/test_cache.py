@@ -152,7 +152,8 @@ async def test_a_continue_token_that_expires_starts_the_list_over(times: int) ->
     async with FakeApi() as api:
         api.objects[PATH] = {}
         for number in range(1200):
-            await api.put(PATH, f"p{number}", "ns", spec={}, status={"phase": "Running"})
+            labels = {"labels": {"gpugrant.io/gpu": "true"}}
+            await api.put(PATH, f"p{number}", "ns", spec={}, status={"phase": "Running"}, metadata=labels)
         api.expire_continue = times
         health = CacheHealth("pods", CacheMetrics(CollectorRegistry()))
         async with Client(Credentials(api.url, None)) as client:

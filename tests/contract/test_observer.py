@@ -125,6 +125,7 @@ async def test_a_pod_without_our_label_is_known_until_the_last_list_that_had_it(
     await looking.api.drop(PODS.path, "older", "ns")
     looking.passed = OUTAGE // 2
     await looking.observer.pods.list_once()
+    assert looking.notes.gone == {}
     looking.passed = OUTAGE
     await looking.observer.adoption.sweep()
     assert looking.notes.gone == {"older": (OUTAGE, 0)}
