@@ -19,7 +19,7 @@ from gpugrant.meter.facts import Account, Condition, Fact, Failure, GrantTerms
 from gpugrant.meter.migrations import upgrade
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.rows import Accounts, holding_of
-from gpugrant.meter.tables import failures, floors, grant_terms, holdings, ledger, totals
+from gpugrant.meter.tables import failures, floors, grant_terms, holdings, ledger, settings_versions, totals
 from gpugrant.meter.tally import Delta, Sums, Tally, row_sums
 from gpugrant.meter.transaction import Change, SupersededError, Transaction
 
@@ -91,6 +91,16 @@ class Store:
             if any(was.of(programme) != self._calendars.of(programme) for programme in programmes):
                 self._sum_again(connection)
             connection.execute(update(ledger).values(calendars=wanted))
+
+    def newest_settings(self) -> str:
+        """Return the text of the settings recorded last; '' where there are none, or no store to ask."""
+        newest = select(settings_versions.c.text).order_by(settings_versions.c.id.desc()).limit(1)
+        try:
+            with self._engine.begin() as connection:
+                upgrade(connection)
+                return connection.execute(newest).scalar() or ""
+        except (SQLAlchemyError, OSError):
+            return ""
 
     def _load(self, connection: Connection) -> dict[str, int]:
         state = connection.execute(select(ledger)).mappings().one()

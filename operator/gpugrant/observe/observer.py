@@ -336,6 +336,15 @@ class Observer:
 
     # -- settings ------------------------------------------------------------------------------------
 
+    def remember_settings(self, text: str) -> None:
+        """Start from the settings that were good last, as the ledger has them; a bad version changes nothing then."""
+        try:
+            self.settings = load_settings(text)
+        except SettingsError as error:  # written by a version of ours that allowed more
+            log.error("settings of the ledger cannot be read any more: %s", error)
+            return
+        self.world.set_settings(self.settings)
+
     def _put_settings(self, config_map: SettingsText) -> None:
         """Load a version of the settings; a bad one is refused in words and the last good one stays."""
         digest = hashlib.sha256(config_map.text.encode()).hexdigest()

@@ -45,7 +45,7 @@ def ask(kubeconfig: str, asked: Asked) -> list[str]:
     """Return the answer's lines; a cluster that cannot be read is told in words and ends the command."""
     try:
         return asyncio.run(_ask(kubeconfig, asked))
-    except (ApiError, LookupError, ValueError) as error:
+    except (ApiError, LookupError, ValueError, OSError, yaml.YAMLError) as error:
         raise SystemExit(f"gpugrant: {error}") from None
 
 

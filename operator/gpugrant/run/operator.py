@@ -129,6 +129,9 @@ class Operator:
         observer = Observer(self._client, world, self._registry, clock, metering, self._settings_told)
         writer = self._writer = Writer(self._client, observer, world, self._registry, clock)
         if metering is not None:
+            remembered = await asyncio.to_thread(metering.store.newest_settings)
+            if remembered:
+                observer.remember_settings(remembered)
             await self._start_meter(metering, observer, writer, world)
         self._spawn("lease", self._lease.keep(writer.pause, writer.resume))
         for loop in observer.loops():
