@@ -87,7 +87,11 @@ GANG_INVALID: Final = "GangInvalid"
 BACKING_OFF: Final = "BackingOff"
 OTHER_GATES: Final = "OtherGates"
 
-_DIGITS = re.compile(r"\d+")
+# What moves by itself while the reason stays: free seats, places, counts. Names, dates and sizes are no figures.
+_FIGURES = re.compile(
+    r"\b\d+(st|nd|rd|th)(?= in line)"
+    r"|\b\d+(?= free\b| so far| more\b| of \d| on one server| times?\b| servers?\b| pods?\b)"
+)
 _PLACE = re.compile(r"; (it is next|\d+ pods? (is|are) ahead)$")
 
 
@@ -102,7 +106,7 @@ def same_reason(written: str, message: str) -> bool:
 
 def plain(message: str) -> str:
     """Return a message without its figures and its place in line."""
-    return _DIGITS.sub("#", _PLACE.sub("", message))
+    return _FIGURES.sub("#", _PLACE.sub("", message))
 
 
 def place_in_line(ahead: int) -> str:
