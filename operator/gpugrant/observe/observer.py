@@ -85,8 +85,11 @@ class Meter(Protocol):
     def pod_gone(self, pod: Pod, at: int, seen: int | None = None) -> None:
         """Take note that a pod's object is gone; seen: until when it was watched."""
 
-    def observe_grant(self, grant: Grant, settings: Settings) -> None:
+    def observe_grant(self, grant: Grant) -> None:
         """Take note of a grant's term."""
+
+    def world_changed(self, namespace: str = "") -> None:
+        """Take note that pools, settings or a namespace changed, by which terms are read."""
 
     def observe_settings(self, digest: str, text: str, settings: Settings) -> None:
         """Take note of the settings now in force."""
@@ -183,7 +186,7 @@ class Observer:
         self.namespaces = Cache(
             client,
             NAMESPACES,
-            Receiver(self._then(world.put_namespace), lambda key, *_: self._then(world.drop_namespace)(key)),
+            Receiver(self._put_namespace, self._drop_namespace),
             self.health["namespaces"],
         )
         self.settings_map = Cache(
@@ -257,13 +260,6 @@ class Observer:
 
     # -- from the caches to the world ----------------------------------------------------------------
 
-    def _then(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
-        def taken(fact: Any) -> None:
-            take(fact)
-            self.changed.set()
-
-        return taken
-
     def _put_labelled(self, pod: Pod) -> None:
         self.adoption.labelled(pod.uid)
         self._put_pod(pod)
@@ -308,6 +304,19 @@ class Observer:
         self.world.drop_node(name)
         self.changed.set()
 
+    def _put_namespace(self, namespace: Namespace) -> None:
+        self.world.put_namespace(namespace)
+        self._world_changed(namespace.name)
+        self.changed.set()
+
+    def _drop_namespace(self, name: str, _namespace: Namespace, _missed: float | None) -> None:
+        self.world.drop_namespace(name)
+        self.changed.set()
+
+    def _world_changed(self, namespace: str = "") -> None:
+        if self._meter is not None:
+            self._meter.world_changed(namespace)
+
     def _overhead(self, node: str, cpu_milli: int, memory: int) -> None:
         self.world.set_overhead(node, cpu_milli, memory)
         self.changed.set()
@@ -316,18 +325,20 @@ class Observer:
         match item:
             case Pool():
                 self.world.put_pool(item)
+                self._world_changed()
             case Quota():
                 self.world.put_quota(item)
             case Grant():
                 self.world.put_grant(item)
                 if self._meter is not None:
-                    self._meter.observe_grant(item, self.settings)
+                    self._meter.observe_grant(item)
         self.changed.set()
 
     def _drop_own(self, item: Own) -> None:
         match item:
             case Pool():
                 self.world.drop_pool(item.name)
+                self._world_changed()
             case Quota():
                 self.world.drop_quota(item.name)
             case Grant():
@@ -364,9 +375,7 @@ class Observer:
             self.world.set_settings(settings)
             if self._meter is not None:
                 self._meter.observe_settings(digest, config_map.text, settings)
-                for grant in self.own.of("GpuGrant"):  # dates mean midnight in the programme's zone
-                    if isinstance(grant, Grant):
-                        self._meter.observe_grant(grant, settings)
+                self._meter.world_changed()  # dates mean midnight in the programme's zone
             self.changed.set()
         if self._settings_told is not None:
             self._settings_told(config_map, settings, digest, message)

@@ -1,48 +1,44 @@
 """On whose account a pod's seats are booked: what the world says of its node, namespace and grant."""
 
-from collections.abc import Mapping
-from typing import Protocol
-
 from gpugrant import names
 from gpugrant.config import Settings
-from gpugrant.decide.state import GrantState, PoolState, Server
+from gpugrant.decide.judge import read_terms
+from gpugrant.decide.state import GrantState
+from gpugrant.decide.world import World
 from gpugrant.meter.facts import Account, Dimensions, GrantTerms, Owner
 from gpugrant.meter.months import Calendars
-from gpugrant.model.objects import Grant, Namespace
+from gpugrant.model.objects import Allocation, Grant, Namespace
 from gpugrant.model.pod import Pod
-
-
-class World(Protocol):
-    """What is read of decide's world."""
-
-    settings: Settings
-    servers: dict[str, Server]
-    pools: dict[str, PoolState]
-    namespaces: dict[str, Namespace]
-    grants: dict[str, GrantState]
-    resources: frozenset[str]
-
 
 _known: dict[Dimensions, Dimensions] = {}  # many pods share theirs
 _MOST_KNOWN = 50_000
 
 
-def dimensions_of(world: World, pod: Pod) -> Dimensions | None:
-    """Return the account, server and seats of a bound pod; None while its node is not known."""
+def dimensions_of(world: World, pod: Pod, *, gone: bool = False) -> Dimensions | None:
+    """Return the account, server and seats of a bound pod; None while its node is not known.
+
+    ``gone`` says that the node will not be known any more: then its grant says where the pod was.
+    """
     server = world.servers.get(pod.node)
-    if server is None or server.node is None:
+    node = server.node if server else None
+    if node is None and not gone:
         return None
-    pool = world.pools.get(server.pool)
+    state = world.grants.get(pod.grant_uid) if pod.grant_uid else None
+    place = _place(state)
+    pool_name = server.pool if server and node else place.pool
+    pool = world.pools.get(pool_name)
     spec = pool.pool.spec if pool else None
+    wish = state.grant.spec if state else None
     resource = spec.resource_name if spec else _resource(pod, world.resources)
     namespace = world.namespaces.get(pod.namespace)
-    state = world.grants.get(pod.grant_uid) if pod.grant_uid else None
+    labels = node.labels if node else {}
     account = Account(
         programme=spec.programme if spec else "",
-        provider=spec.provider if spec else server.label(names.PROVIDER_LABEL),
-        pool=server.pool,
-        gpu_type=spec.gpu_type if spec else server.label(names.PRODUCT_LABEL),
-        share=server.share or server.label(names.SHARE_LABEL),
+        provider=spec.provider if spec else labels.get(names.PROVIDER_LABEL, ""),
+        pool=pool_name,
+        gpu_type=spec.gpu_type if spec else labels.get(names.PRODUCT_LABEL, ""),
+        share=(server.share if server and node else wish.share if wish else "")
+        or labels.get(names.SHARE_LABEL, ""),
         owner=_owner(world, pod, namespace),
         tenant=namespace.tenant if namespace else "",
         tenant_namespace=state.grant.namespace if state else pod.namespace,
@@ -53,14 +49,21 @@ def dimensions_of(world: World, pod: Pod) -> Dimensions | None:
     found = Dimensions(
         account=account,
         server=pod.node,
-        fabric=server.fabric,
+        fabric=server.fabric if server and node else place.fabric,
         resource=resource,
         seats=pod.shape.amount(resource),
-        server_seats=server.node.seats_installed(resource),
+        server_seats=node.seats_installed(resource) if node else 0,
     )
     if len(_known) >= _MOST_KNOWN:
         _known.clear()
     return _known.setdefault(found, found)
+
+
+def _place(state: GrantState | None) -> Allocation:
+    """Return where a grant's seats are, as this process or else its status knows it."""
+    if state is not None and state.pool:
+        return Allocation(state.pool, state.fabric)
+    return (state.grant.allocation if state else None) or Allocation("")
 
 
 def _owner(world: World, pod: Pod, namespace: Namespace | None) -> Owner:
@@ -83,26 +86,21 @@ def _resource(pod: Pod, wanted: frozenset[str]) -> str:
     return next((name for name in asked if name in wanted), asked[0] if asked else "")
 
 
-def terms_of(grant: Grant, settings: Settings, namespaces: Mapping[str, Namespace]) -> GrantTerms | None:
-    """Return a grant's term as instants; None where its spec does not parse."""
+def terms_of(world: World, grant: Grant) -> GrantTerms | None:
+    """Return a grant's term as instants, read as what enforces it reads it; None where it does not parse."""
     spec = grant.spec
     if spec is None:
         return None
-    programmes = settings.programmes
-    only = next(iter(programmes)) if len(programmes) == 1 else "default"
-    programme = programmes.get(spec.programme or only)
-    if programme is None:
-        return None
-    start, end = spec.term.bounds(programme.zone)
-    namespace = namespaces.get(grant.namespace)
+    state = GrantState(grant)  # of our own: the world's may not have been read since the last edit
+    read_terms(world, state)
     return GrantTerms(
         grant_uid=grant.uid,
         namespace=grant.namespace,
         name=grant.name,
-        start=start,
-        end=end,
+        start=state.start,
+        end=state.end,
         grace_seconds=spec.term.grace_seconds,
-        tenant=namespace.tenant if namespace else "",
+        tenant=state.tenant,
         award=spec.award.id if spec.award else "",
         gpus=spec.gpus,
     )

@@ -4,24 +4,41 @@ import time
 from collections.abc import Callable
 
 from gpugrant.config import Settings
+from gpugrant.decide.world import World
 from gpugrant.meter.facts import Account, Dimensions
 from gpugrant.meter.intervals import NodeFacts
 from gpugrant.meter.meter import Meter
 from gpugrant.meter.store import Store
 from gpugrant.model.objects import Grant
 from gpugrant.model.pod import Pod
-from gpugrant.run.accounts import World, calendars_of, dimensions_of, terms_of
+from gpugrant.run.accounts import calendars_of, dimensions_of, terms_of
+
+# How far the watch of nodes may be behind that of pods before a node that is not known counts as gone.
+NODE_SECONDS = 60
 
 
 class Metering:
-    """The observer's meter. Made before observer and writer: ``strip``, ``gone``, ``fresh`` come later."""
+    """The observer's meter. Made before observer and writer: ``strip``, ``gone``, ``fresh`` come later.
 
-    def __init__(self, url: str, world: World, on_admitted: Callable[[Account, int], None]) -> None:
+    Nothing is booked before all has been seen once: what a pod's account is rests on objects of four kinds
+    that come in any order, and it stays as it was at bind.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        world: World,
+        on_admitted: Callable[[Account, int], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.strip: Callable[[Pod], None] = lambda _: None
         self.gone: dict[str, int] = {}
         self.fresh: Callable[[], float] = lambda: 0.0
         self._world = world
-        self.store = Store(url, now=time.time)
+        self._clock = clock
+        self._seen_once = False
+        self._read_by: object = None  # what the terms of grants were last read by
+        self.store = Store(url, now=clock)
         self.meter = Meter(
             self.store,
             resolve=self._resolve,
@@ -38,10 +55,21 @@ class Metering:
         return self.fresh()
 
     def _resolve(self, pod: Pod) -> Dimensions | None:
+        if not self._seen_once:
+            return None
         found = dimensions_of(self._world, pod)
-        if found is None and pod.node in self.gone:
-            return Dimensions(Account(tenant_namespace=pod.namespace), server=pod.node)
-        return found
+        if found is not None:
+            return found
+        # Its object went in this life or before it; only of a pod just bound it may be yet to come.
+        bound_for = self._clock() - (pod.scheduled_at or pod.created)
+        gone = pod.node in self.gone or bound_for >= NODE_SECONDS
+        return dimensions_of(self._world, pod, gone=True) if gone else None
+
+    def first_look_complete(self) -> None:
+        """Take note that own kinds, nodes, namespaces and pods have all been seen once."""
+        self._seen_once = True
+        self.world_changed()
+        self.meter.listing_complete()
 
     def observe_pod(self, pod: Pod) -> None:
         """Take note of a pod as it is now."""
@@ -51,11 +79,26 @@ class Metering:
         """Take note that a pod's object is gone."""
         self.meter.pod_gone(pod, at, seen)
 
-    def observe_grant(self, grant: Grant, settings: Settings) -> None:
+    def observe_grant(self, grant: Grant) -> None:
         """Take note of a grant's term."""
-        terms = terms_of(grant, settings, self._world.namespaces)
+        terms = terms_of(self._world, grant) if self._seen_once else None
         if terms is not None:
             self.meter.observe_terms(terms)
+
+    def world_changed(self, namespace: str = "") -> None:
+        """Take note that pools, settings or a namespace changed: terms may mean something else by now."""
+        if not self._seen_once:
+            return
+        pools = (one.pool for _, one in sorted(self._world.pools.items()))
+        read_by = (
+            self._world.settings,
+            [(pool.name, pool.spec.programme, pool.spec.gpu_type) for pool in pools if pool.spec],
+        )
+        every = read_by != self._read_by
+        self._read_by = read_by
+        for state in list(self._world.grants.values()) if every or namespace else ():
+            if every or state.grant.namespace == namespace:
+                self.observe_grant(state.grant)
 
     def observe_settings(self, digest: str, text: str, settings: Settings) -> None:
         """Take note of the settings now in force."""

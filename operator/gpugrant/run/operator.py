@@ -142,7 +142,7 @@ class Operator:
         self._watching.start()
         await observer.first_look()
         if metering is not None:
-            metering.meter.listing_complete()
+            metering.first_look_complete()
         log.info(
             "seen once after %.1f s: %d nodes, %d GPU pods, %d grants",
             time.monotonic() - begun,
