@@ -85,6 +85,10 @@ class Calendar:
         self.shared: dict[str, list[GrantState]] = defaultdict(list)  # pool -> grants on shared servers
         self._shadows: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._shadowed: set[tuple[str, str]] = set()  # (pool, fabric)
+        self._shadow_spans: dict[str, list[tuple[int, int, int]]] = defaultdict(
+            list
+        )  # pool -> start, end, servers
+        self._shared_shadows: dict[str, list[tuple[GrantState, int]]] = defaultdict(list)
         self._fabrics: dict[str, dict[str, Fabric]] = {}
         self._usable: dict[str, int] = {}
         self._spans: dict[str, Counter[tuple[int, int]]] = {}  # pool -> bookings by (start, end)
@@ -181,6 +185,8 @@ class Calendar:
         """Forget what waiting grants keep others from."""
         self._shadows.clear()
         self._shadowed.clear()
+        self._shadow_spans.clear()
+        self._shared_shadows.clear()
 
     def cast_shadow(self, wish: Wish, pools: list[PoolState]) -> None:
         """Reserve the place a waiting grant will get soonest, so that later ones cannot delay it.
@@ -208,9 +214,15 @@ class Calendar:
                 if when < wish.end and (best is None or (when, len(group), name) < best[:3]):
                     best = (when, len(group), name, [server for _, _, server in first])
         if best:
+            self._shadow_spans[best[3][0].pool].append((best[0], wish.end, wish.count))
             for server in best[3]:
                 self._shadows[server.name].append((best[0], wish.end))
                 self._shadowed.add((server.pool, server.fabric))
+
+    def cast_shared_shadow(self, state: GrantState, pools: list[PoolState], seats: int) -> None:
+        """Keep later grants from the servers that a waiting grant on shared servers will need."""
+        if pools:
+            self._shared_shadows[pools[0].pool.name].append((state, seats))
 
     def largest_free_fabric(self, wish: Wish, pools: list[PoolState]) -> int:
         """Return how many servers of one fabric are free for the wish, at best."""
@@ -259,33 +271,34 @@ class Calendar:
         """Say whether the servers that shared grants need are there over the whole term, with this one."""
         assert pool.pool.spec
         most = pool.pool.spec.max_shared_servers
-        others = [g for g in self.shared[pool.pool.name] if g is not state]
-        worst = sum(-(-g.seats // pool.size) for g in others) + -(-seats // pool.size)
-        if most is None and self._spans[pool.pool.name].total() + worst <= self._usable[pool.pool.name]:
+        name = pool.pool.name
+        needs = [(g, g.seats) for g in self.shared[name] if g is not state]
+        needs += [*((g, n) for g, n in self._shared_shadows[name] if g is not state), (state, seats)]
+        kept = sum(count for _, _, count in self._shadow_spans[name])
+        if most is None and self._at_worst(pool, needs) + kept <= self._usable[name]:
             return True  # even if all of it were at one time
-        total, shared = self._peaks(pool, start, state.end, others, (state, seats))
-        return total <= self._usable[pool.pool.name] and (most is None or shared <= most)
+        total, shared = self._peaks(pool, start, state.end, needs, self._shadow_spans[name])
+        return total <= self._usable[name] and (most is None or shared <= most)
 
     def _leaves_room_for_shared(self, wish: Wish, pool: PoolState) -> bool:
-        shared = self.shared.get(pool.pool.name)
-        if not shared:
+        name = pool.pool.name
+        needs = [*((g, g.seats) for g in self.shared[name]), *self._shared_shadows[name]]
+        if not needs or self._at_worst(pool, needs) + wish.count <= self._usable[name]:
             return True
-        usable = self._usable[pool.pool.name]
-        if (
-            self._spans[pool.pool.name].total() + sum(-(-g.seats // pool.size) for g in shared) + wish.count
-            <= usable
-        ):
-            return True  # even if all of it were at one time
-        total, _ = self._peaks(pool, wish.start, wish.end, shared, None)
-        return total + wish.count <= usable
+        total, _ = self._peaks(pool, wish.start, wish.end, needs, ())
+        return total + wish.count <= self._usable[name]
+
+    def _at_worst(self, pool: PoolState, needs: list[tuple[GrantState, int]]) -> int:
+        """Return the servers in use if everything were at one time."""
+        return self._spans[pool.pool.name].total() + sum(-(-seats // pool.size) for _, seats in needs)
 
     def _peaks(
         self,
         pool: PoolState,
         start: int,
         end: int,
-        shared: list[GrantState],
-        extra: tuple[GrantState, int] | None,
+        needs: list[tuple[GrantState, int]],
+        shadows: Iterable[tuple[int, int, int]],
     ) -> tuple[int, int]:
         """Return the most servers in use at one time in [start, end): in all, and for shared grants.
 
@@ -294,10 +307,11 @@ class Calendar:
         assert pool.pool.spec
         per_tenant = pool.pool.spec.shared_tenancy == "PerTenant"
         events: list[tuple[int, int, str, int]] = []  # when, ends before beginnings, tenant ('' own), amount
-        for (first, last), count in self._spans[pool.pool.name].items():
+        booked = [(first, last, count) for (first, last), count in self._spans[pool.pool.name].items()]
+        for first, last, count in (*booked, *shadows):
             if first < end and last > start:
                 events += ((max(first, start), 1, "", count), (last, 0, "", -count))
-        for state, seats in (*((g, g.seats) for g in shared), *((extra,) if extra else ())):
+        for state, seats in needs:
             if state.start < end and state.end > start:
                 who = f"tenant {state.tenant if per_tenant else ''}"
                 events += ((max(state.start, start), 1, who, seats), (state.end, 0, who, -seats))

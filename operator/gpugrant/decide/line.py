@@ -186,6 +186,7 @@ def _place(world: World, calendar: Calendar, state: GrantState, now: int) -> Non
                 calendar.shared[pool.pool.name].append(state)
                 _take(state, Place(pool.pool.name), spec.gpus)
                 return
+        calendar.cast_shared_shadow(state, pools, spec.gpus)
         state.allocated = Verdict(
             False,
             reasons.WAITLISTED,

@@ -198,3 +198,32 @@ def test_absurd_amounts_stay_within_what_a_status_can_say() -> None:
         cluster.add_pod("lab", shape=Shape(((GPU, 10**30),)))
     cluster.settle()
     assert cluster.grants[uid].status["usage"]["waiting"] == 3 * 10**9
+
+
+def test_a_later_shared_grant_does_not_delay_an_earlier_one_of_whole_servers() -> None:
+    cluster = a_cluster(2)
+    cluster.add_grant("lab", "now", gpus=16, end=1000, grace=0)
+    cluster.settle()
+    first = cluster.add_grant("lab2", "whole", gpus=16, end=5000)
+    cluster.settle()
+    cluster.now += 1
+    later = cluster.add_grant("lab", "shared", gpus=4, end=9000, placement="SharedServers")
+    cluster.settle()
+    assert cluster.reason(later) == "Waitlisted"
+    cluster.now += 1000
+    cluster.settle()
+    assert cluster.reason(first) == "Active"
+
+
+def test_a_later_whole_server_does_not_take_the_place_of_a_waiting_shared_grant() -> None:
+    cluster = a_cluster(1)
+    now = cluster.add_grant("lab", "now", gpus=8, end=1000, grace=0)
+    cluster.settle()
+    first = cluster.add_grant("lab2", "shared", gpus=4, end=5000, placement="SharedServers")
+    cluster.settle()
+    cluster.now += 1
+    later = cluster.add_grant("lab", "whole", gpus=8, end=9000)
+    cluster.settle()
+    cluster.drop_grant(now)
+    cluster.settle()
+    assert (cluster.reason(first), cluster.reason(later)) == ("Active", "Waitlisted")
