@@ -13,8 +13,8 @@ from gpugrant.model.objects import Grant
 from gpugrant.model.pod import Pod
 from gpugrant.run.accounts import calendars_of, dimensions_of, terms_of
 
-# How far the watch of nodes may be behind that of pods before a node that is not known counts as gone.
-NODE_SECONDS = 60
+# How far other watches may be behind that of pods before what is not known counts as gone.
+LATEST_SECONDS = 60
 
 
 class Metering:
@@ -57,13 +57,11 @@ class Metering:
     def _resolve(self, pod: Pod) -> Dimensions | None:
         if not self._seen_once:
             return None
-        found = dimensions_of(self._world, pod)
-        if found is not None:
-            return found
-        # Its object went in this life or before it; only of a pod just bound it may be yet to come.
-        bound_for = self._clock() - (pod.scheduled_at or pod.created)
-        gone = pod.node in self.gone or bound_for >= NODE_SECONDS
-        return dimensions_of(self._world, pod, gone=True) if gone else None
+        # Of a pod just bound, what it rests on may be yet to come: each kind has a watch of its own.
+        late = self._clock() - (pod.scheduled_at or pod.created) >= LATEST_SECONDS
+        if pod.namespace not in self._world.namespaces and not late:
+            return None
+        return dimensions_of(self._world, pod, gone=late or pod.node in self.gone)
 
     def first_look_complete(self) -> None:
         """Take note that own kinds, nodes, namespaces and pods have all been seen once."""

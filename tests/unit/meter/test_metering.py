@@ -152,6 +152,18 @@ async def test_a_pod_bound_to_a_server_that_is_about_to_be_seen_waits_for_it(ben
     assert (await bench.booked())["a"]["fabric"] == "f1"
 
 
+async def test_a_pod_of_a_namespace_that_is_about_to_be_seen_waits_for_it(bench):
+    bench.put_pool(a_pool())
+    bench.world.put_node(a_node())
+    bench.metering.first_look_complete()
+    bench.put_pod(
+        a_pod(namespace="nhn-new", created=bench.now - 2, scheduled_at=bench.now - 1, finalizer=False)
+    )
+    assert await bench.booked() == {}
+    bench.put_namespace(Namespace("nhn-new", provider="nhn"))
+    assert (await bench.booked())["a"]["owner"] == "own-use"
+
+
 async def test_a_pod_bound_to_a_server_that_nobody_ever_sees_waits_for_a_minute(bench):
     bench.metering.first_look_complete()
     bench.put_pod(a_pod(created=bench.now - 2, scheduled_at=bench.now - 1, finalizer=False))
@@ -161,6 +173,7 @@ async def test_a_pod_bound_to_a_server_that_nobody_ever_sees_waits_for_a_minute(
 
 async def test_a_pod_on_a_server_that_went_in_this_life_keeps_its_seats(bench):
     bench.put_pool(a_pool())
+    bench.put_namespace(Namespace("hangang-lm", tenant="hangang"))
     bench.metering.first_look_complete()
     bench.metering.gone["server-1"] = bench.now
     bench.put_pod(a_pod(created=bench.now - 2, scheduled_at=bench.now - 1, finalizer=False))
