@@ -159,19 +159,21 @@ def _waiting_figures(world: World) -> tuple[WaitingFigures, ...]:
 
 
 def _asked_type(world: World, tenant: str, lane: tuple[str, str, str, str]) -> tuple[str, str]:
+    """Return programme and GPU type of the grant that a lane's pods would use first."""
     _, grant, resource, product = lane
-    for uid in world.grants_of(tenant):
-        state = world.grants[uid]
-        spec = state.grant.spec
-        if spec is None:
-            continue
-        if grant and state.grant.name == grant:
-            return state.programme, spec.gpu_type
-        if not grant and (
-            spec.gpu_type == product if product else world.resource_of_type(spec.gpu_type) == resource
-        ):
-            return state.programme, spec.gpu_type
-    return "", product
+    fitting = [
+        state
+        for state in (world.grants[uid] for uid in world.grants_of(tenant))
+        if state.grant.spec
+        and (state.grant.name == grant if grant else world.resource_of_type(state.line[1]) == resource)
+        and (not product or state.line[1] == product)
+    ]
+    runs_now = min(
+        fitting,
+        key=lambda s: (not s.pool, not s.start <= world.now < s.end, s.end, s.grant.name),
+        default=None,
+    )
+    return (runs_now.programme, runs_now.line[1]) if runs_now else ("", product)
 
 
 def failures(world: World) -> tuple[Failure, ...]:
