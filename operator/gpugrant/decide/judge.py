@@ -318,12 +318,6 @@ def _share_size(world: World, pool: PoolState, share: str) -> int:
     return promised if share == PUBLIC else max(0, delivered - promised)
 
 
-def _most_shared(pool: PoolState) -> int:
-    """Return how many seats the shared servers of a pool can have in all."""
-    most = pool.pool.spec.max_shared_servers if pool.pool.spec else None
-    return 1 << 62 if most is None else most * pool.size
-
-
 def _delivered(world: World, pool: PoolState) -> bool:
     """Say whether all servers are there that the pool will have."""
     spec = pool.pool.spec
