@@ -5,7 +5,8 @@ from devcluster.client import KubeClient, Refused
 _NODE = "dev.gpugrant.io/node"
 _UNHEALTHY = "dev.gpugrant.io/unhealthy"
 _HOLDER = "dev.gpugrant.io/lease-holder"
-_FREED = "dev.gpugrant.io/freed"
+_FROZEN = "dev.gpugrant.io/frozen"
+_MARKED = "dev.gpugrant.io/marked"
 _NOBODY = "a kubelet that fell silent"
 
 
@@ -22,10 +23,12 @@ async def lose_server(client: KubeClient, server: str) -> None:
     await client.wait_for(lease, lambda seen: seen is not None)
     await client.patch(node, {"metadata": {"annotations": {_NODE: "lost"}}})
     await client.wait_for(node, lambda seen: _ready(seen) == "Unknown")
-    # kwok touches only pods of servers whose lease it holds.
+    # Pods that come later stay untouched too: kwok plays only those of servers whose lease it holds.
     holder = (await client.get(lease))["spec"]["holderIdentity"]
     await client.patch(node, {"metadata": {"annotations": {_HOLDER: holder}}})
     await client.patch(lease, {"spec": {"holderIdentity": _NOBODY, "renewTime": "2999-01-01T00:00:00.000000Z"}})
+    # kwok notices the lease a little later, and by another watch; a pod's own mark comes before any later change of it.
+    await _mark_pods(client, server, "true")
 
 
 async def bring_server_back(client: KubeClient, server: str) -> None:
@@ -37,12 +40,16 @@ async def bring_server_back(client: KubeClient, server: str) -> None:
     await client.patch(node, {"metadata": {"annotations": {_NODE: None, _HOLDER: None}}})
     await client.wait_for(node, lambda seen: _ready(seen) == "True")
     # kwok looks at a pod when it changes; what changed while it looked away must change once more.
+    await _mark_pods(client, server, None)
+
+
+async def _mark_pods(client: KubeClient, server: str, frozen: str | None) -> None:
     for pod in await client.list("/api/v1/pods", fieldSelector=f"spec.nodeName={server}"):
         meta = pod["metadata"]
         try:
             await client.patch(
                 f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}",
-                {"metadata": {"annotations": {_FREED: meta["resourceVersion"]}}})
+                {"metadata": {"annotations": {_FROZEN: frozen, _MARKED: meta["resourceVersion"]}}})
         except Refused as refused:
             if refused.status != 404:
                 raise
