@@ -139,4 +139,122 @@ class Gap(Struct, frozen=True):
     end: int
 
 
-Fact = Held | Ended | GrantTerms | SettingsVersion | Failure | Gap
+class Placed(Struct, frozen=True):
+    """What a server is part of from ``since`` on. The next one of the same server ends it.
+
+    ``seats`` is the pool's gpusPerServer, whatever the device plugin says; 0: the server is of no pool, or its
+    object is gone. ``idle_owner`` owns its seats that no grant has: own-use on own-use servers of a pool with
+    ``ownUse: Open``, else free.
+    """
+
+    server: str
+    since: int
+    programme: str = ""
+    provider: str = ""
+    pool: str = ""
+    gpu_type: str = ""
+    share: str = ""
+    fabric: str = ""
+    seats: int = 0
+    idle_owner: Owner = Owner.FREE
+
+
+class Aspect(StrEnum):
+    """One side of a server's health. Each has a history of its own."""
+
+    READY = "Ready"  # 1, 0: the Ready condition, since its transition
+    CORDONED = "Cordoned"  # 1, 0: spec.unschedulable
+    OFFERED = "Offered"  # allocatable seats of the pool's resource
+    DOUBTED = "Doubted"  # seats whose condition cannot be known: nobody watched when it changed
+
+
+class Health(Struct, frozen=True):
+    """One aspect of a server from ``since`` on; ``seen`` is when that was noticed."""
+
+    server: str
+    aspect: Aspect
+    since: int
+    value: int
+    seen: int = 0
+
+
+class Unwell(Struct, frozen=True):
+    """So many of a pod's seats are called unhealthy by its node (allocatedResourcesStatus) from ``since`` on."""
+
+    uid: str
+    server: str
+    since: int
+    seats: int
+
+
+class Announced(Struct, frozen=True):
+    """A maintenance window was announced for a server. It counts from its start, or ``notice`` seconds after
+    ``since``, whichever is later; the next one of the same server replaces it for what lies ahead of its own
+    ``since``. start = end: there is none."""
+
+    server: str
+    since: int
+    start: int
+    end: int
+    notice: int = 0
+
+
+class Claimed(Struct, frozen=True):
+    """A server is (``has``) or is no more one of a grant's own servers, from ``since`` on.
+
+    The grant owns its seats only within its term: a claim may be made long before.
+    """
+
+    server: str
+    grant_uid: str
+    since: int
+    has: bool = True
+
+
+class Seated(Struct, frozen=True):
+    """A grant on shared servers has so many seats of a pool's share from ``since`` on, within its term."""
+
+    grant_uid: str
+    since: int
+    programme: str = ""
+    provider: str = ""
+    pool: str = ""
+    gpu_type: str = ""
+    share: str = ""
+    seats: int = 0
+
+
+class Instalment(Struct, frozen=True):
+    """GPUs that are contracted from ``due`` on, beside what was due before."""
+
+    due: int
+    gpus: int
+    public_gpus: int
+
+
+class Contracted(Struct, frozen=True):
+    """A pool's delivery plan and promise as they read from ``since`` on.
+
+    No instalments: what is installed is what is contracted. ``promised`` public GPUs; -1: nothing was promised.
+    """
+
+    pool: str
+    since: int
+    programme: str = ""
+    provider: str = ""
+    gpu_type: str = ""
+    instalments: tuple[Instalment, ...] = ()
+    promised: int = -1
+
+
+class Named(Struct, frozen=True):
+    """A tenant's display name from ``since`` on."""
+
+    tenant: str
+    since: int
+    display_name: str
+
+
+ServerFact = Placed | Health | Unwell | Announced | Claimed
+PoolFact = Seated | Contracted
+Fact = Held | Ended | GrantTerms | SettingsVersion | Failure | Gap | ServerFact | PoolFact | Named
