@@ -45,7 +45,7 @@ class EndReason(StrEnum):
     UNOBSERVED = "Unobserved"  # the object went unseen: bounded by the last time it was seen to hold
 
 
-class Account(Struct, frozen=True):
+class Account(Struct, frozen=True, cache_hash=True):
     """On whose name seat-seconds are booked. Many pods share one account."""
 
     programme: str = ""
@@ -164,7 +164,8 @@ class Aspect(StrEnum):
 
     READY = "Ready"  # 1, 0: the Ready condition, since its transition
     CORDONED = "Cordoned"  # 1, 0: spec.unschedulable
-    OFFERED = "Offered"  # allocatable seats of the pool's resource
+    CAPACITY = "Capacity"  # seats of the pool's resource that the device plugin knows
+    OFFERED = "Offered"  # those of them that are healthy: allocatable
     DOUBTED = "Doubted"  # seats whose condition cannot be known: nobody watched when it changed
 
 
