@@ -131,7 +131,7 @@ def _span(history: History, start: int, end: int) -> Span:
     known = min(placed.seats, _value(history, Aspect.CAPACITY, start, placed.seats))
     offered = min(known, _value(history, Aspect.OFFERED, start, known))
     doubted = min(offered, _value(history, Aspect.DOUBTED, start, 0))
-    if not offered:
+    if not offered and known in (0, placed.seats):
         return Span(start, end, placed, owner, whole=Cause.UNHEALTHY if known else Cause.MISSING)
     return Span(
         start,

@@ -2,11 +2,17 @@
 
 One window at a time, normally a day of the programme: ``build`` takes the facts that touch it and returns integer
 GPU-seconds. The same function serves the running day, a day that closes, a late fact, and the check of a ledger.
+
+Who owns a seat: the pod that holds it says so; else the grant whose own server it is, within its term; else a grant
+on shared servers that has fewer seats held than it owns; else the provider (own use) or nobody (free).
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpugrant.meter.facts import (
     Account,
@@ -17,10 +23,21 @@ from gpugrant.meter.facts import (
     Contracted,
     GrantTerms,
     Health,
+    Owner,
     Placed,
     Seated,
     Unwell,
 )
+from gpugrant.meter.seating import Room, Rooms, Taken
+from gpugrant.meter.spans import Cause, History, Span, in_force, spans, terms_at
+
+END_UNSEEN = "EndUnseen"  # reason of Unobserved: a pod went while nobody watched
+HEALTH_UNSEEN = "HealthUnseen"  # reason of Unobserved: a server's health changed while nobody watched
+NOT_INSTALLED = "NotInstalled"  # reason of Undelivered
+
+FAILED, MAINTENANCE, UNOBSERVED = Condition.FAILED, Condition.MAINTENANCE, Condition.UNOBSERVED
+USED, GRACE, IDLE = Condition.USED, Condition.GRACE, Condition.IDLE
+PUBLIC = "Public"
 
 
 class Stay(Struct, frozen=True, gc=False):
@@ -37,8 +54,11 @@ class Stay(Struct, frozen=True, gc=False):
 
 
 class Facts(Struct, frozen=True):
-    """What is known that touches a window. Histories are sorted by ``since``, and begin before the window with
-    what was in force at its start; what is missing is as a new server's: ready, not cordoned, all seats offered."""
+    """What is known that touches a window.
+
+    Histories are sorted by ``since``, and begin with what was in force at the window's start. What is missing is as
+    a new server's: ready, not cordoned, all seats offered.
+    """
 
     stays: Sequence[Stay] = ()
     placed: Mapping[str, Sequence[Placed]] = {}  # by server
@@ -61,13 +81,373 @@ class Cell(Struct, frozen=True):
 
 
 class Built(Struct, frozen=True):
-    """A window's sums. ``expected`` is worked out another way: max(contracted, installed) seats x seconds."""
+    """A window's sums. ``expected`` is worked out another way: max(contracted, installed) seats x seconds.
+
+    ``held`` are the GPU-seconds of cells that came from pods' holds, by pool, whatever their condition.
+    """
 
     cells: Mapping[Cell, int]
     expected: Mapping[str, int]  # by pool
     shortfall: Mapping[str, int]  # by pool: public GPUs promised and not installed x seconds
+    held: Mapping[str, int]  # by pool
 
 
 def build(facts: Facts, programme: str, start: int, end: int) -> Built:
     """Return the sums of a programme's pools over [start, end). Stays on servers of no pool are left out."""
-    raise NotImplementedError
+    window = _Window(facts, programme, start, end)
+    by_server: dict[str, list[Stay]] = defaultdict(list)
+    for stay in facts.stays:
+        if stay.start < end and (stay.end > start or stay.gone > start):
+            by_server[stay.server].append(stay)
+    for server in sorted(facts.placed.keys() | by_server.keys()):
+        window.add_server(server, by_server.get(server, []))
+    window.add_shared_grants()
+    window.add_contracts()
+    return window.built()
+
+
+class _Window:
+    """One build at work."""
+
+    def __init__(self, facts: Facts, programme: str, start: int, end: int) -> None:
+        self._facts = facts
+        self._programme = programme
+        self._start, self._end = start, end
+        self._sums: dict[tuple[Account, str, Condition, str], int] = defaultdict(int)
+        self._held: dict[str, int] = defaultdict(int)
+        # Installed seats as steps: (pool, share) -> moment -> change.
+        self._steps: dict[tuple[str, str], dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self._accounts: dict[tuple[object, ...], Account] = {}
+        self._moved: dict[tuple[Account, tuple[str, ...]], Account] = {}
+        self._rooms: dict[tuple[str, str], Rooms] = {}  # by pool and share that have grants on shared servers
+        for history in facts.seated.values():
+            for seated in history:
+                if seated.programme == programme and seated.seats:
+                    self._rooms.setdefault((seated.pool, seated.share), Rooms())
+        self._aspects: dict[str, dict[Aspect, Sequence[Health]]] = defaultdict(dict)
+        for (server, aspect), health in facts.health.items():
+            self._aspects[server][aspect] = health
+
+    # -- servers -------------------------------------------------------------------------------------
+
+    def add_server(self, server: str, stays: list[Stay]) -> None:
+        """Add the seats of one server."""
+        placed = self._facts.placed.get(server, ())
+        mine = any(one.programme == self._programme for one in placed)
+        if not mine and not any(stay.account.programme == self._programme for stay in stays):
+            return
+        history = History(
+            placed,
+            self._aspects.get(server, {}),
+            self._facts.announced.get(server, ()),
+            self._facts.claimed.get(server, ()),
+            self._facts.terms,
+        )
+        stays.sort(key=lambda stay: (stay.start, stay.uid))
+        for span in spans(history, self._start, self._end):
+            here = [stay for stay in stays if stay.start < span.end and max(stay.end, stay.gone) > span.start]
+            if span.placed is None:
+                self._add_unplaced(span, here)
+            elif span.placed.programme == self._programme:
+                self._install(span.placed.pool, span.placed.share, span.start, span.end, span.seats)
+                self._add_span(span, span.placed, here)
+
+    def _add_unplaced(self, span: Span, stays: list[Stay]) -> None:
+        """Add what is held where no pool's server is (any more): it is on the account it was bound on."""
+        for stay in stays:
+            account = stay.account
+            start, end = max(stay.start, span.start), min(stay.end, span.end)
+            if not account.pool or account.programme != self._programme or start >= end:
+                continue
+            self._install(account.pool, account.share, start, end, stay.seats)
+            self._held[account.pool] += stay.seats * (end - start)
+            if span.whole:
+                self._add(account, stay.fabric, FAILED, span.whole, stay.seats * (end - start))
+            else:
+                self._add_used(account, stay.fabric, stay.seats, start, end)
+
+    def _add_span(self, span: Span, placed: Placed, stays: list[Stay]) -> None:
+        roomy = not span.owner and (placed.pool, placed.share) in self._rooms
+        plain = span.plain and all(
+            stay.gone <= span.start and stay.uid not in self._facts.unwell for stay in stays
+        )
+        if not plain or (roomy and stays):
+            self._sweep(span, placed, stays)
+            return
+        condition, reason = _whole(span)
+        left = span.seats * (span.end - span.start)
+        for stay in stays:
+            start, end = max(stay.start, span.start), min(stay.end, span.end)
+            if start < end:
+                amount = stay.seats * (end - start)
+                left -= amount
+                account = self._account_at(stay.account, placed)
+                self._held[placed.pool] += amount
+                if condition is not None:
+                    self._add(account, placed.fabric, condition, reason, amount)
+                else:
+                    self._add_used(account, placed.fabric, stay.seats, start, end)
+        if left > 0:
+            if roomy:
+                room = Room(condition or IDLE, placed.fabric, reason, self._idle(span, placed))
+                self._rooms[placed.pool, placed.share].add(room, span.start, span.end, span.seats)
+            else:
+                self._add(self._idle(span, placed), placed.fabric, condition or IDLE, reason, left)
+
+    def _sweep(self, span: Span, placed: Placed, stays: list[Stay]) -> None:
+        """Add a span second by second where it changes: seats differ from each other in condition."""
+        edges = {span.start, span.end}
+        for stay in stays:
+            edges.update((stay.start, stay.end, stay.gone))
+            edges.update(one.since for one in self._facts.unwell.get(stay.uid, ()))
+        inside = sorted(at for at in edges if span.start <= at <= span.end)
+        entering = sorted(stays, key=lambda stay: stay.start)
+        here: list[Stay] = []
+        following = 0
+        for start, end in pairwise(inside):
+            while following < len(entering) and entering[following].start <= start:
+                here.append(entering[following])
+                following += 1
+            here = [stay for stay in here if max(stay.end, stay.gone) > start]
+            self._add_moment(span, placed, sorted(here, key=lambda stay: (stay.start, stay.uid)), start, end)
+
+    def _add_moment(self, span: Span, placed: Placed, stays: list[Stay], start: int, end: int) -> None:
+        """Add [start, end), in which nothing changes at all."""
+        length = end - start
+        held = [stay for stay in stays if start < stay.end]
+        lost = [stay for stay in stays if stay.end <= start < stay.gone]
+        unheld = max(0, span.seats - sum(stay.seats for stay in held))
+        whole, reason = _whole(span)
+        unwell = {stay.uid: 0 if whole else self._unwell(stay, start) for stay in held}
+        # What is left of each held pod's seats, and of those that nobody holds, as conditions take their part.
+        rest = {stay.uid: stay.seats for stay in held}
+        told: list[tuple[Stay | None, Condition, str, int]] = []
+
+        def take(seats: int, condition: Condition, why: str) -> None:
+            """Give a condition to so many seats: to those nobody holds, then to the pods that came first."""
+            nonlocal unheld
+            some = min(seats, unheld)
+            unheld -= some
+            told.append((None, condition, why, some))
+            for stay in held:
+                more = min(seats - some, rest[stay.uid])
+                rest[stay.uid] -= more
+                some += more
+                told.append((stay, condition, why, more))
+
+        if whole is not None:
+            for stay in held:
+                told.append((stay, whole, reason, rest[stay.uid]))
+                rest[stay.uid] = 0
+            told.append((None, whole, reason, unheld))
+            unheld = 0
+        for stay in held:
+            rest[stay.uid] -= unwell[stay.uid]
+            told.append((stay, FAILED, Cause.UNHEALTHY, unwell[stay.uid]))
+        known = sum(unwell.values())
+        take(max(0, span.missing - max(0, known - span.unhealthy)), FAILED, Cause.MISSING)
+        take(max(0, span.unhealthy - known), FAILED, Cause.UNHEALTHY)
+        take(span.doubted, UNOBSERVED, HEALTH_UNSEEN)
+        for stay in lost:
+            some = min(stay.seats, unheld)
+            unheld -= some
+            self._add(
+                self._account_at(stay.account, placed), placed.fabric, UNOBSERVED, END_UNSEEN, some * length
+            )
+        for stay in held:
+            self._held[placed.pool] += stay.seats * length
+            self._add_used(self._account_at(stay.account, placed), placed.fabric, rest[stay.uid], start, end)
+        told.append((None, IDLE, "", unheld))
+        roomy = not span.owner and (placed.pool, placed.share) in self._rooms
+        for one, condition, why, seats in told:
+            if not seats:
+                continue
+            if one is not None:
+                account = self._account_at(one.account, placed)
+                self._add(account, placed.fabric, condition, why, seats * length)
+            elif roomy:
+                room = Room(condition, placed.fabric, why, self._idle(span, placed))
+                self._rooms[placed.pool, placed.share].add(room, start, end, seats)
+            else:
+                self._add(self._idle(span, placed), placed.fabric, condition, why, seats * length)
+
+    def _unwell(self, stay: Stay, at: int) -> int:
+        found = in_force(self._facts.unwell.get(stay.uid, ()), at)
+        return min(stay.seats, found.seats) if found else 0
+
+    # -- grants on shared servers --------------------------------------------------------------------
+
+    def add_shared_grants(self) -> None:
+        """Deal the seats that nobody holds to the grants on shared servers that have some to come."""
+        if not self._rooms:
+            return
+        # Their own pods count against what they have, on whatever server.
+        holds: dict[str, list[Stay]] = defaultdict(list)
+        for stay in self._facts.stays:
+            if stay.account.grant_uid in self._facts.seated:
+                holds[stay.account.grant_uid].append(stay)
+        for (pool, share), rooms in sorted(self._rooms.items()):
+            for uid, history in sorted(self._facts.seated.items()):
+                terms = self._facts.terms.get(uid, ())
+                for start, end, seated in _seated(history, terms, pool, share, self._start, self._end):
+                    account = self._granted(uid, terms_at(terms, start), seated)
+                    rooms.want(account, start, end, seated.seats)
+                    for stay in holds[uid]:
+                        left, right = max(start, stay.start), min(end, stay.end)
+                        if left < right:
+                            rooms.want(account, left, right, -stay.seats)
+            for taken in rooms.deal(self._start, self._end):
+                self._add_taken(taken)
+
+    def _add_taken(self, taken: Taken) -> None:
+        self._add(
+            taken.account, taken.fabric, taken.room.condition, taken.room.reason, taken.seats * taken.seconds
+        )
+
+    # -- contracts -----------------------------------------------------------------------------------
+
+    def add_contracts(self) -> None:
+        """Add what is contracted and not installed."""
+        self._expected: dict[str, int] = defaultdict(int)
+        self._shortfall: dict[str, int] = defaultdict(int)
+        pools = {pool for pool, _ in self._steps} | {
+            name
+            for name, history in self._facts.contracted.items()
+            if any(one.programme == self._programme for one in history)
+        }
+        for pool in sorted(pools):
+            self._add_contract(pool, self._facts.contracted.get(pool, ()))
+
+    def _add_contract(self, pool: str, history: Sequence[Contracted]) -> None:
+        shares = sorted(share for name, share in self._steps if name == pool)
+        edges = {self._start, self._end}
+        for share in shares:
+            edges.update(self._steps[pool, share])
+        for one in history:
+            edges.add(one.since)
+            edges.update(part.due for part in one.instalments)
+        inside = sorted(at for at in edges if self._start <= at <= self._end)
+        installed = dict.fromkeys(shares, 0)
+        for start, end in pairwise(inside):
+            for share in shares:
+                installed[share] += self._steps[pool, share].get(start, 0)
+            there, public = sum(installed.values()), installed.get(PUBLIC, 0)
+            plan = in_force(history, start)
+            if plan is None or plan.programme != self._programme:
+                self._expected[pool] += there * (end - start)
+                continue
+            due = [part for part in plan.instalments if part.due <= start]
+            contracted = sum(part.gpus for part in due)
+            self._expected[pool] += max(contracted, there) * (end - start)
+            if plan.promised >= 0:
+                self._shortfall[pool] += max(0, plan.promised - public) * (end - start)
+            missing = max(0, contracted - there)
+            for_public = min(missing, max(0, sum(part.public_gpus for part in due) - public))
+            for share, seats in ((PUBLIC, for_public), ("OwnUse", missing - for_public)):
+                account = Account(plan.programme, plan.provider, pool, plan.gpu_type, share, Owner.FREE)
+                self._add(account, "", Condition.UNDELIVERED, NOT_INSTALLED, seats * (end - start))
+
+    def _install(self, pool: str, share: str, start: int, end: int, seats: int) -> None:
+        steps = self._steps[pool, share]
+        steps[start] += seats
+        steps[end] -= seats
+
+    # -- accounts and sums ---------------------------------------------------------------------------
+
+    def _add(self, account: Account, fabric: str, condition: Condition, reason: str, amount: int) -> None:
+        if amount:
+            self._sums[account, fabric, condition, reason] += amount
+
+    def _add_used(self, account: Account, fabric: str, seats: int, start: int, end: int) -> None:
+        """Add held seats as Used, or as Grace from the end of the grant's term on."""
+        terms = self._facts.terms.get(account.grant_uid, ()) if account.grant_uid else ()
+        if not terms or (len(terms) == 1 and end <= terms[0].end):
+            self._add(account, fabric, USED, "", seats * (end - start))
+            return
+        edges = {start, end, *(at for one in terms for at in (one.since, one.end) if start < at < end)}
+        inside = sorted(edges)
+        for left, right in pairwise(inside):
+            now = terms_at(terms, left)
+            condition = GRACE if now is not None and left >= now.end else USED
+            self._add(account, fabric, condition, "", seats * (right - left))
+
+    def _account_at(self, account: Account, placed: Placed) -> Account:
+        """Return the account of a hold as of where its server is: a server may come to another pool."""
+        if account.pool == placed.pool and account.share == placed.share:
+            return account
+        place = _place(placed)
+        moved = self._moved.get((account, place))
+        if moved is None:
+            programme, provider, pool, gpu_type, share = place
+            moved = self._moved[account, place] = replace(
+                account,
+                programme=programme,
+                provider=provider,
+                pool=pool,
+                gpu_type=gpu_type,
+                share=share,
+            )
+        return moved
+
+    def _idle(self, span: Span, placed: Placed) -> Account:
+        """Return who owns the seats of a span that no pod holds."""
+        if span.owner:
+            return self._granted(
+                span.owner, terms_at(self._facts.terms.get(span.owner, ()), span.start), placed
+            )
+        key = (*_place(placed), placed.idle_owner)
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = Account(*_place(placed), placed.idle_owner)
+        return account
+
+    def _granted(self, uid: str, terms: GrantTerms | None, place: Placed | Seated) -> Account:
+        """Return a grant's account, the same that its pods are bound on."""
+        assert terms is not None  # without terms it owns nothing
+        key = (*_place(place), uid, terms)
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = Account(
+                *_place(place),
+                Owner.GRANT,
+                terms.tenant,
+                terms.namespace,
+                terms.name,
+                uid,
+                terms.award,
+            )
+        return account
+
+    def built(self) -> Built:
+        """Return the sums."""
+        cells = {Cell(*key): amount for key, amount in self._sums.items() if amount}
+        return Built(cells, dict(self._expected), dict(self._shortfall), dict(self._held))
+
+
+def _place(placed: Placed | Seated) -> tuple[str, str, str, str, str]:
+    return placed.programme, placed.provider, placed.pool, placed.gpu_type, placed.share
+
+
+def _whole(span: Span) -> tuple[Condition | None, str]:
+    """Return the condition of all of a server's seats, if they have one, and its reason."""
+    if span.whole:
+        return FAILED, span.whole
+    if span.maintenance:
+        return MAINTENANCE, "Announced"
+    return None, ""
+
+
+def _seated(
+    history: Sequence[Seated], terms: Sequence[GrantTerms], pool: str, share: str, start: int, end: int
+) -> Iterable[tuple[int, int, Seated]]:
+    """Yield when a grant on shared servers owns seats of a pool's share: within its term."""
+    edges = {start, end, *(one.since for one in history)}
+    for one in terms:
+        edges.update((one.since, one.start, one.end))
+    inside = sorted(at for at in edges if start <= at <= end)
+    for left, right in pairwise(inside):
+        seated, now = in_force(history, left), terms_at(terms, left)
+        if seated is None or now is None or (seated.pool, seated.share) != (pool, share):
+            continue
+        if seated.seats and now.start <= left < now.end:
+            yield left, right, seated
