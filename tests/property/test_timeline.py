@@ -33,6 +33,9 @@ POOLS = {  # name -> programme, seats of a server
 }
 GRANTS = ("g1", "g2", "s1", "s2")  # s: on shared servers
 moments = st.integers(0, LAST)
+# One of each more often, so that facts meet on the same seats.
+pools = st.sampled_from(["x", "x", "x", "y", "z"])
+shares = st.sampled_from(["Public", "Public", "OwnUse"])
 
 
 def account_of(pool: str, share: str, owner: Owner = Owner.FREE, uid: str = "") -> Account:
@@ -43,20 +46,22 @@ def account_of(pool: str, share: str, owner: Owner = Owner.FREE, uid: str = "") 
 
 
 @st.composite
-def histories(draw, values, most=4):
+def histories(draw, values, most=4, first=None):
     """Return a history of (since, value), sorted, each moment once."""
     drawn = draw(st.dictionaries(moments, values, max_size=most))
+    if first is not None and draw(st.integers(0, 3)):
+        drawn[0] = draw(first)
     return sorted(drawn.items())
 
 
-placements = st.none() | st.tuples(
-    st.sampled_from(sorted(POOLS)), st.sampled_from(["Public", "OwnUse"]), st.sampled_from(FABRICS)
-)
+long_terms = st.tuples(st.integers(0, 9), st.integers(9, 40))
+places = st.tuples(pools, shares, st.sampled_from(FABRICS))
+placements = st.none() | places
 
 
 @st.composite
 def placed_histories(draw, server):
-    first = draw(placements)
+    first = draw(places if draw(st.integers(0, 4)) else placements)
     found = []
     for since, place in [(0, first), *[one for one in draw(histories(placements, 2)) if one[0] > 0]]:
         if place is None:
@@ -110,7 +115,9 @@ def facts_of_a_window(draw):
                 award=f"award-{uid}",
                 since=since,
             )
-            for since, (start, length) in draw(histories(st.tuples(moments, st.integers(0, 30)), 2))
+            for since, (start, length) in draw(
+                histories(st.tuples(moments, st.integers(0, 30)), 2, first=long_terms)
+            )
             or [(0, (5, 20))]
         ]
     claimed = {
@@ -126,17 +133,18 @@ def facts_of_a_window(draw):
     }
     seated = {}
     for uid in ("s1", "s2"):
-        if draw(st.booleans()):
+        if draw(st.integers(0, 3)):
             seated[uid] = [
                 Seated(uid, since, POOLS[pool][0], f"of-{pool}", pool, f"type-{pool}", share, seats)
                 for since, (pool, share, seats) in draw(
                     histories(
                         st.tuples(
-                            st.sampled_from(sorted(POOLS)),
-                            st.sampled_from(["Public", "OwnUse"]),
+                            pools,
+                            shares,
                             st.integers(0, 5),
                         ),
                         2,
+                        first=st.tuples(pools, shares, st.integers(1, 5)),
                     )
                 )
             ]
@@ -179,8 +187,8 @@ def stays_on(draw, servers):
                     st.none() | st.integers(0, 25),
                     st.integers(1, 2),
                     st.sampled_from(["g1", "g2", "s1", "s2", "", "own"]),
-                    st.sampled_from(sorted(POOLS)),
-                    st.sampled_from(["Public", "OwnUse"]),
+                    pools,
+                    shares,
                     st.integers(0, 6),
                 ),
                 max_size=6,
@@ -199,7 +207,7 @@ def stays_on(draw, servers):
             found.append(
                 Stay(hold.uid, server, account, "a", seats, hold.start, 1000 if end is None else end, gone)
             )
-            if lost == 1:
+            if lost in (1, 2):
                 unwell[hold.uid] = [
                     Unwell(hold.uid, server, since, n) for since, n in draw(histories(st.integers(0, 3), 2))
                 ]
@@ -282,9 +290,7 @@ def seats_of(facts, server, at):
         for _ in range(stay.seats):
             seat = next(free)
             seat.stay = stay
-            seat.owner = Account(
-                *place, a.owner, a.tenant, a.tenant_namespace, a.grant, a.grant_uid, a.award
-            )
+            seat.owner = Account(*place, a.owner, a.tenant, a.tenant_namespace, a.grant, a.grant_uid, a.award)
     claims = {}
     for claim in facts.claimed.get(server, ()):
         if claim.since <= at:
@@ -365,7 +371,9 @@ def second(facts, programme, at):
         if one is None or not terms.start <= at < terms.end:
             continue
         wanted = one.seats - sum(
-            stay.seats for stay in facts.stays if stay.account.grant_uid == uid and stay.start <= at < stay.end
+            stay.seats
+            for stay in facts.stays
+            if stay.account.grant_uid == uid and stay.start <= at < stay.end
         )
         mine = [s for s in seats if s.dealt and (s.place[2], s.place[4]) == (one.pool, one.share)]
         mine.sort(key=lambda s: (ORDER.index(s.condition), s.fabric, s.reason))
