@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -222,6 +223,42 @@ async def test_a_budget_of_disruptions_holds_until_force(hands: Hands) -> None:
     )
     gone = await hands.until(pod.name, lambda seen: seen is None or seen.deleting)
     assert gone is None or gone.deleting - 1_700_000_000 < 10**9
+
+
+async def test_what_was_bound_while_we_looked_away_is_not_taken_back(hands: Hands) -> None:
+    late, pods = await hands.pod(), []
+    path = f"/api/v1/namespaces/{late.namespace}/pods/{late.name}"
+    await hands.carry_out(hands.release(late))
+    await hands.until(late.name, lambda seen: seen.node)
+    for _ in range(2):
+        pods.append(await hands.pod(nodeSelector={"gpugrant.example/nowhere": "x"}))
+        await hands.carry_out(hands.release(pods[-1]))
+        pods[-1] = await hands.until(pods[-1].name, lambda seen: seen.finalizer)
+    await hands.stop_watching()  # from here on the writer acts on what it saw last
+    unbound, other = pods
+    hands.observer.pods.feed(await _as_unbound(hands, path))  # as if its bind had not come to us yet
+
+    def taking_back(pod: Pod, unbound: Pod) -> EvictPod:
+        return EvictPod(pod.uid, pod.namespace, pod.name, 5, True, "TakenBack", "did not bind", unbound.uid)
+
+    # Neither the pod itself, nor another of its gang.
+    assert await hands.carry_out(taking_back(late, late)) == [f"pod {late.key} was bound meanwhile"]
+    hands.observer.pods.feed(await _as_unbound(hands, path))
+    assert await hands.carry_out(taking_back(other, late)) == [f"pod {late.key} was bound meanwhile"]
+    assert "deletionTimestamp" not in (await hands.admin.get(path))["metadata"]
+    # What has no server still is evicted, though something else of it changed meanwhile.
+    where = f"/api/v1/namespaces/{unbound.namespace}/pods/{unbound.name}"
+    await hands.admin.patch(where, {"metadata": {"annotations": {"a": "b"}}})
+    assert await hands.carry_out(taking_back(unbound, unbound), taking_back(other, other)) == []
+    for pod in (*pods, late):
+        hands.writer.strip_finalizer(pod)
+    await hands.written()
+
+
+async def _as_unbound(hands: Hands, path: str) -> bytes:
+    body = await hands.admin.get(path)
+    body["spec"].pop("nodeName")
+    return msgspec.json.encode(body)
 
 
 async def test_taints_and_labels_of_others_stay(hands: Hands) -> None:

@@ -134,9 +134,12 @@ def deletion(pod: Pod, action: EvictPod) -> bytes:
 
 def _delete_options(pod: Pod, action: EvictPod) -> dict[str, Any]:
     # Always explicit: a tenant may have asked for a grace period of thirty years.
+    preconditions = {"uid": action.uid}
+    if action.unbound == action.uid:
+        preconditions["resourceVersion"] = pod.version  # the scheduler may bind it at this very moment
     return {
         "gracePeriodSeconds": max(0, min(pod.grace_seconds, action.grace_seconds)),
-        "preconditions": {"uid": action.uid},
+        "preconditions": preconditions,
     }
 
 

@@ -289,6 +289,8 @@ class Writer:
         pod = self._pod(action.uid)
         if names.GATE in pod.gates:
             raise StaleError(f"pod {pod.key} is gated: it holds nothing, and its Job would count a failure")
+        if action.unbound:
+            pod = await self._still_unbound(action.unbound, pod)
         path = _pod_path(pod.namespace, pod.name)
         try:
             await self._client.post(f"{path}/eviction", patches.eviction(pod, action))
@@ -299,6 +301,19 @@ class Writer:
             await self._client.delete(path, patches.deletion(pod, action))
         self.events.tell(_about(pod), action.reason, action.message, self._clock(), warning=True)
         return True
+
+    async def _still_unbound(self, uid: str, victim: Pod) -> Pod:
+        """Make sure that a pod which did not bind in time still has not: what we know of it may be old.
+
+        Returns the victim, as it is now where it is that pod itself. Raises StaleError.
+        """
+        unbound = self._pod(uid)
+        answer = await self._client.get(_pod_path(unbound.namespace, unbound.name))
+        now = project_pod(answer)
+        if now.uid != uid or now.node:
+            self._known.feed_pod(uid, answer)
+            raise StaleError(f"pod {unbound.key} was bound meanwhile" if now.node else f"pod {uid} is gone")
+        return now if victim.uid == uid else victim
 
     async def _strip(self, uid: str, namespace: str, name: str) -> bool:
         pod = self._known.pod(uid)

@@ -41,6 +41,7 @@ class EvictPod(Struct, frozen=True):
     force: bool
     reason: str  # Event reason: TakenBack, Evicting
     message: str
+    unbound: str = ""  # uid of the pod that had no server: if it has one by now, nobody is evicted
 
 
 class ExplainPod(Struct, frozen=True):

@@ -46,8 +46,9 @@ def take_back_overdue(world: World, now: int) -> list[Action]:
             f"{whole} not all bound within {world.settings.bind_timeout_seconds} s and is taken back; "
             f"next try in {spoken(max(0, world.backoff[key][1] - now))}{JOBS}"
         )
+        unbound = next((victim.uid for victim in victims if not victim.node), "")
         for victim in victims:
-            actions += evict(world, victim, "TakenBack", message, now)
+            actions += evict(world, victim, "TakenBack", message, now, unbound)
         heapq.heappush(world.deadlines, (now + REPEAT_SECONDS, uid))
     return actions
 
@@ -77,8 +78,8 @@ def end_what_is_over(world: World, states: list[GrantState], now: int) -> list[A
     return actions
 
 
-def evict(world: World, pod: Pod, reason: str, message: str, now: int) -> list[Action]:
-    """Return the eviction of a pod, unless it is under way."""
+def evict(world: World, pod: Pod, reason: str, message: str, now: int, unbound: str = "") -> list[Action]:
+    """Return the eviction of a pod, unless it is under way; ``unbound`` names the pod it is for."""
     asked = world.evicting.get(pod.uid)
     if pod.deleting or (asked is not None and now < asked + REPEAT_SECONDS):
         return []
@@ -86,4 +87,4 @@ def evict(world: World, pod: Pod, reason: str, message: str, now: int) -> list[A
         return []
     world.evicting[pod.uid] = now
     grace = min(pod.grace_seconds, world.settings.grace_period_ceiling_seconds)
-    return [EvictPod(pod.uid, pod.namespace, pod.name, grace, True, reason, message)]
+    return [EvictPod(pod.uid, pod.namespace, pod.name, grace, True, reason, message, unbound)]
