@@ -25,6 +25,9 @@ from gpugrant.meter.facts import (
     Gap,
     GrantTerms,
     Held,
+    Named,
+    PoolFact,
+    ServerFact,
     SettingsVersion,
 )
 from gpugrant.meter.intervals import Interval, NodeFacts, gone_interval, held_interval
@@ -167,6 +170,10 @@ class Meter:
         if last is None or last != terms:
             self._terms[terms.grant_uid] = terms
             self._put(replace(terms, since=self._now()))
+
+    def observe(self, fact: ServerFact | PoolFact | Named) -> None:
+        """Take note of a fact about a server, a pool's seats or a tenant."""
+        self._put(fact)
 
     def observe_settings(self, digest: str, text: str, calendars: Calendars) -> None:
         """Take note of the settings now in force."""
