@@ -94,7 +94,11 @@ DateOrInstant = Annotated[
 ]
 Month = Annotated[
     str,
-    Format(r"2[01][0-9]{2}-(0[1-9]|1[0-2])", "must be a month such as '2026-11'", longest=7),
+    Format(
+        rf"2[01][0-9]{{2}}-(0[1-9]|1[0-2])|{_DAY}t([01][0-9]|2[0-3])([0-5][0-9]){{2}}z",
+        "must be a month such as '2026-11' (or, with a period for tests, when that starts: '2026-11-22t211930z')",
+        longest=18,
+    ),
 ]
 
 MOST_GPUS: Final = 1_000_000

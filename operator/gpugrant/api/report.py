@@ -20,7 +20,7 @@ class UsageReportSpec(ApiModel):
     provider: Name
     """The provider that reports."""
     month: Month
-    """The calendar month in the programme's zone."""
+    """The calendar month in the programme's zone; with a period for tests, when that starts, in UTC."""
     acknowledged_by: Text | None = None
     """The programme's officer who received the closed month; set by a person."""
 
