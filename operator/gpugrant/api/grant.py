@@ -63,7 +63,7 @@ class Term(ApiModel):
 
     def bounds(self, zone: ZoneInfo) -> tuple[int, int]:
         """Return start and end as epoch seconds; a date means the first moment of its day in the zone."""
-        return _instant(self.start, zone), _instant(self.end, zone)
+        return instant_of(self.start, zone), instant_of(self.end, zone)
 
     def last_day(self, zone: ZoneInfo) -> date:
         """Return the last day on which the grant still runs, in the zone."""
@@ -74,7 +74,7 @@ class Term(ApiModel):
         return self.bounds(zone)[1] + self.grace_seconds
 
 
-def _instant(text: str, zone: ZoneInfo) -> int:
+def instant_of(text: str, zone: ZoneInfo) -> int:
     """Return a date's first moment in the zone, or an instant, as epoch seconds."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:

@@ -45,6 +45,7 @@ def make_plan(world: World, now: int) -> Plan:
     states = {line: keep_bookings(world, line, now) for line in lines}
     # 4. Shares: whole fabrics first, never out of what is in use.
     pools, world.dirty_pools = sorted(world.dirty_pools), set()
+    world.stirred.update(pools, (pool.pool.name for line in lines for pool in pools_of_line(world, line)))
     for name in pools:
         state = world.pools.get(name)
         if state and state.pool.spec:

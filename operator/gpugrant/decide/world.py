@@ -82,6 +82,7 @@ class World(Holding):
     def drop_pool(self, name: str) -> None:
         """Forget a pool."""
         if self.pools.pop(name, None):
+            self.stirred.add(name)
             self._pools_changed()
 
     def put_quota(self, quota: Quota) -> None:

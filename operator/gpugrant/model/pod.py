@@ -85,6 +85,7 @@ class Pod(Struct, frozen=True):
     started: bool = False  # some container ever ran
     disrupted_at: int = 0  # DisruptionTarget=True transition
     terminal_at: int = 0  # the API server's time of the terminal status, where known
+    unwell: int = 0  # devices that its containers' allocatedResourcesStatus calls unhealthy
     reason: str = ""  # status.reason (Evicted, OutOfnvidia.com/gpu, UnexpectedAdmissionError …)
 
     @property

@@ -86,6 +86,7 @@ def pod_of(it: raw.RawPod) -> Pod:
         started=_started(containers),
         disrupted_at=_transition(conditions.get("DisruptionTarget")),
         terminal_at=_status_written(meta) if status.phase in ("Succeeded", "Failed") else 0,
+        unwell=_unwell(containers),
         reason=intern(status.reason or ""),
     )
 
@@ -119,6 +120,16 @@ def _finished(spec: raw.PodSpec, status: raw.PodStatus) -> int:
     # No container of its own ever ran: an init container that failed ended it. One that succeeded did not.
     ran = [one for one in first if _started([one]) or _end(one)]
     return _last_end(ran) if any(_failed(one) for one in ran) else 0
+
+
+def _unwell(containers: Iterable[raw.ContainerStatus]) -> int:
+    """Return how many of a pod's devices its node calls unhealthy; what is Unknown is not."""
+    return sum(
+        device.health == "Unhealthy"
+        for container in containers
+        for resource in container.allocated_resources_status or ()
+        for device in resource.resources or ()
+    )
 
 
 def _last_end(containers: list[raw.ContainerStatus]) -> int:

@@ -171,12 +171,26 @@ class ContainerState(Struct):
     running: Running | None = None
 
 
+class DeviceHealth(Struct):
+    """The health of one device that a container has."""
+
+    health: str | None = None
+
+
+class ResourceStatus(Struct):
+    """The devices of one resource that a container has."""
+
+    name: str = ""
+    resources: list[DeviceHealth] | None = None
+
+
 class ContainerStatus(Struct, rename="camel"):
     """A container status."""
 
     name: str = ""
     state: ContainerState | None = None
     last_state: ContainerState | None = None
+    allocated_resources_status: list[ResourceStatus] | None = None
 
 
 class PodStatus(Struct, rename="camel"):
