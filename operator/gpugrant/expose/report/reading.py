@@ -1,0 +1,122 @@
+"""Reading a folder that somebody handed over: regular files of known names and sane size, and nothing else."""
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from msgspec import Struct
+
+from gpugrant.expose.report.rows import ALL_FILES
+
+MOST_BYTES = 128 * 1024 * 1024  # a month of the largest fleet has a tenth of this
+MOST_ENTRIES = 1000
+
+
+class Problem(Struct, frozen=True, order=True):
+    """What is wrong in a folder. ``row`` as a spreadsheet counts (1 is the header); 0: the whole file."""
+
+    file: str
+    row: int
+    message: str
+    advice: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}, row {self.row}" if self.row else self.file
+        return f"{where}: {self.message}; {self.advice}"
+
+
+FRESH_COPY = "get the folder again from who signed it"
+
+
+class FolderUnreadable(ValueError):
+    """Something that is no folder, or cannot be read."""
+
+
+def read_folder(folder: Path, wanted: Iterable[str] = ALL_FILES) -> tuple[dict[str, bytes], list[Problem]]:
+    """Return the wanted files' bytes by name, and what keeps others from being read. No link is followed.
+
+    Raises FolderUnreadable where there is no such folder.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise FolderUnreadable(f"{folder} cannot be read as a folder: {error.strerror}") from None
+    try:
+        return _read(descriptor, tuple(wanted))
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int, wanted: tuple[str, ...]) -> tuple[dict[str, bytes], list[Problem]]:
+    files: dict[str, bytes] = {}
+    problems: list[Problem] = []
+    present = _names(descriptor)
+    for name in wanted:
+        if name not in present:
+            problems.append(Problem(name, 0, "it is missing", FRESH_COPY))
+            continue
+        try:
+            files[name] = _read_file(descriptor, name)
+        except _NotRead as error:
+            problems.append(Problem(name, 0, str(error), FRESH_COPY))
+    if wanted == ALL_FILES:
+        problems += [
+            Problem(
+                _shown(name), 0, "it is no part of a report and nobody signed it", "take it out of the folder"
+            )
+            for name in sorted(present - set(wanted))
+        ]
+    return files, problems
+
+
+def _names(descriptor: int) -> set[str]:
+    names = set()
+    with os.scandir(descriptor) as entries:
+        for entry in entries:
+            names.add(entry.name)
+            if len(names) >= MOST_ENTRIES:
+                break
+    # Whatever a listing was cut off at, what must be there is asked for by name.
+    return names | {name for name in ALL_FILES if _is_there(descriptor, name)}
+
+
+def _is_there(descriptor: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    """Return a name as it can be printed: no control characters, no bytes that are no text."""
+    return "".join(
+        c if c.isprintable() else f"\\x{ord(c):02x}"
+        for c in name.encode(errors="surrogateescape").decode(errors="replace")
+    )
+
+
+class _NotRead(ValueError):
+    pass
+
+
+def _read_file(folder: int, name: str) -> bytes:
+    try:
+        # Without O_NONBLOCK a pipe would keep us waiting for somebody to write.
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            raise _NotRead("it is a link, not a file") from None
+        raise _NotRead(f"it cannot be read: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise _NotRead("it is not a file")
+        if found.st_size > MOST_BYTES:
+            raise _NotRead(f"it has {found.st_size} bytes; no month has more than {MOST_BYTES}")
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise _NotRead(f"it has more than {MOST_BYTES} bytes")
+    return data
