@@ -89,11 +89,6 @@ def an_empty_month(**changes):
     return replace(whole, awards=(), incidents=(), identities=(), **changes)
 
 
-def day_digest(()):
-
-    return day_digest(())
-
-
 def _bounds(month, zone):
     year, number = map(int, month.split("-"))
     found = Calendar(zone).month_of(int(datetime(year, number, 2, tzinfo=ZoneInfo(zone)).timestamp()))
