@@ -137,7 +137,9 @@ class Holding(Waiting):
         usage = self.usage[grant_uid]
         usage.reserved += entry.seats
         usage.pods[pod.uid] = entry.seats
-        usage.unbound.add(pod.uid)
+        usage.unbound[pod.uid] = pod.released_at or self.now
+        if not place:
+            usage.placeless.add(pod.uid)
         self._grant_figures(grant_uid)
         if place:
             self._occupy(pod, place)
@@ -187,7 +189,8 @@ class Holding(Waiting):
                 usage.held -= entry.seats
             else:
                 usage.reserved -= entry.seats
-                usage.unbound.discard(uid)
+                usage.unbound.pop(uid, None)
+                usage.placeless.discard(uid)
                 if not usage.unbound:
                     self.dirty_servers |= self.leaving.pop(entry.grant, set())
             usage.pods.pop(uid, None)

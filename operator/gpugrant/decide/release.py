@@ -23,7 +23,10 @@ from gpugrant.model.pod import Pod
 
 TOLD_AFTER_SECONDS = 10
 
-# A server is on its way: that is a matter of moments, and no news for anybody.
+# So many pods of a grant may be unbound at any time; more only while the scheduler takes them up quickly.
+MOST_AHEAD = 200
+
+# A server is on its way, or the scheduler has enough to do: that is a matter of moments, and no news for anybody.
 OPENING = Verdict(False, reasons.NO_ROOM, "")
 
 
@@ -152,7 +155,9 @@ def _try_grant(
     name = f"grant {state.grant.name} ({state.seats} GPUs, {spec.gpu_type})"
     if need > free:
         return Verdict(False, reasons.GRANT_FULL, queueing_for(world, state))
-    if any(not world.entries[u].server for u in world.usage[state.grant.uid].unbound if u in world.entries):
+    if _scheduler_is_behind(world, state, now):
+        return OPENING
+    if world.usage[state.grant.uid].placeless:
         # Released before a restart, bound to no server: until the scheduler has chosen, nobody knows whose seats.
         return Verdict(
             False, reasons.NO_ROOM, f"{name}: pods that were released before are still being bound"
@@ -181,6 +186,14 @@ def _try_grant(
     for pod, place in zip(sorted(unit.pods, key=lambda p: -p.shape.amount(resource)), places, strict=True):
         actions.append(assume_release(world, pod, state, place, resource, unit.replacement, now))
     return None
+
+
+def _scheduler_is_behind(world: World, state: GrantState, now: int) -> bool:
+    """Say whether enough was released on a grant for now: what waits too long for the scheduler is taken back."""
+    unbound = world.usage[state.grant.uid].unbound
+    if len(unbound) < MOST_AHEAD:
+        return False
+    return now - next(iter(unbound.values())) >= world.settings.bind_timeout_seconds // 3
 
 
 def _being_prepared(world: World, state: GrantState) -> bool:

@@ -115,7 +115,8 @@ class Usage:
     held: int = 0
     reserved: int = 0
     pods: dict[str, int] = field(default_factory=dict)  # uid -> seats, held or reserved
-    unbound: set[str] = field(default_factory=set)  # released, no server yet
+    unbound: dict[str, int] = field(default_factory=dict)  # released, no server yet: uid -> when, oldest first
+    placeless: set[str] = field(default_factory=set)  # of these: where their seats are reserved nobody knows
     tenant: str = ""
     line: tuple[str, str, str] = ("", "", "")  # programme, type, share: what limits are about
 
