@@ -45,6 +45,11 @@ _CONDITIONS = tuple(condition.value for condition in Condition)
 _LONGEST_MONTH = 32 * 86_400
 
 
+def is_calendar_month(name: str) -> bool:
+    """Say whether a month is one of the calendar's, and not a short one that a test made."""
+    return _CALENDAR_MONTH.fullmatch(name) is not None
+
+
 def line_of(row: UsageRow) -> Line:
     """Return the row as the ledger has it."""
     return Line(*(getattr(row, field) for field in Line.__struct_fields__))
@@ -70,7 +75,7 @@ def manifest_faults(manifest: Manifest) -> Iterator[Fault]:
     for name in ("settings_sha256", "previous_manifest_sha256"):
         if (value := getattr(manifest, name)) and not _SHA256.fullmatch(value):
             yield MANIFEST, 0, f"{name} is no sha256"
-    if _CALENDAR_MONTH.fullmatch(manifest.month):
+    if is_calendar_month(manifest.month):
         month = Calendar(manifest.zone).month_of(start)
         if (month.name, month.start, month.end) != (manifest.month, start, end):
             yield MANIFEST, 0, f"start and end are not those of {manifest.month} in {manifest.zone}"
@@ -104,7 +109,7 @@ def _day_list_faults(manifest: Manifest, start: int, until: int) -> Iterator[Fau
     listed = [day.day for day in manifest.days]
     if len(set(listed)) != len(listed) or sorted(listed) != listed:
         yield MANIFEST, 0, "days must be listed once each, in order"
-    if not _CALENDAR_MONTH.fullmatch(manifest.month) or not 0 <= until - start <= _LONGEST_MONTH:
+    if not is_calendar_month(manifest.month) or not 0 <= until - start <= _LONGEST_MONTH:
         return  # the short months of tests name their days as they like
     days = day_names(start, until, manifest.zone)
     if strange := sorted(set(listed) - set(days)):
@@ -160,7 +165,7 @@ def _usage_faults(manifest: Manifest, row: UsageRow) -> Iterator[str]:
     yield from _line_faults(manifest, row)
     if row.gpu_seconds <= 0:
         yield f"gpu_seconds is {row.gpu_seconds}; a row has at least 1"
-    if _CALENDAR_MONTH.fullmatch(manifest.month) and not row.day.startswith(f"{manifest.month}-"):
+    if is_calendar_month(manifest.month) and not row.day.startswith(f"{manifest.month}-"):
         yield f"day is {row.day}; the report is of {manifest.month}"
     if row.owner == Owner.OWN_USE and manifest.own_use_detail == "Total" and (row.tenant or row.grant):
         yield "own use is shown without tenants in this programme"

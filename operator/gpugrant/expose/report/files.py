@@ -44,7 +44,7 @@ def render(account: MonthAccount, key: Ed25519PrivateKey) -> dict[str, bytes]:
 
     Raises ValueError for text that is not Unicode and for zones that do not exist.
     """
-    usage = _usage_file(account)
+    usage = usage_file(account)
     public_key = signing.public_pem(key.public_key())
     files = {
         rows.USAGE_CSV: tables.to_csv(UsageRow, usage.lines),
@@ -118,7 +118,8 @@ def _header(account: MonthAccount) -> dict[str, Any]:
     }
 
 
-def _usage_file(account: MonthAccount) -> UsageFile:
+def usage_file(account: MonthAccount) -> UsageFile:
+    """Return what usage.json holds."""
     in_detail = account.own_use_detail == "Tenant"
     lines = tuple(sorted(_usage_row(line) for line in _shown(account.lines, in_detail)))
     return UsageFile(

@@ -1,0 +1,346 @@
+"""``gpugrant report``. Heavy imports wait inside the commands, so that --help answers at once.
+
+The context's object is a function that opens a ledger: URL -> Reports. ``verify`` and ``merge`` need none.
+"""
+
+import getpass
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from gpugrant.expose.report.source import MarkKind, ReportRow, Reports
+    from gpugrant.meter.month import MonthAccount
+
+_LEDGER = click.option(
+    "--ledger",
+    envvar="GPUGRANT_LEDGER",
+    required=True,
+    metavar="URL",
+    help="Where the ledger is kept, as an SQLAlchemy URL. Default: $GPUGRANT_LEDGER.",
+)
+_OUTPUT = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="Form of the output.",
+)
+_KEYS = click.option(
+    "--public-key",
+    "key_files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="PEM file with the public key that must have signed, as the supplier made it known. May be repeated.",
+)
+_LONGEST_WORDS = 256
+_FOLDER = click.Path(path_type=Path)
+
+
+def _current_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+_BY = click.option(
+    "--by", default=_current_user, show_default="the current user", metavar="WHO", help="Who asks for it."
+)
+
+
+@click.group()
+def report() -> None:
+    """Monthly usage reports: look at them, close, sign, hand over, check.
+
+    `verify` and `merge` need nothing but folders; the other commands read the ledger.
+    """
+
+
+@report.command(name="list")
+@_LEDGER
+@_OUTPUT
+def list_reports(ledger: str, output: str) -> None:
+    """List every month of every programme and provider."""
+    from gpugrant.expose.report.amounts import utc_time
+    from gpugrant.expose.report.printing import print_rows
+
+    columns = ("name", "state", "until", "closed_at", "due_at", "signed_off_by", "acknowledged", "why")
+    found = sorted(_open(ledger).names(), key=lambda row: row.name)
+    if not found and output == "table":
+        click.echo("No reports found.", err=True)
+        return
+    print_rows(
+        columns,
+        [
+            (
+                *(row.name, row.state, utc_time(row.until), utc_time(row.closed_at), utc_time(row.due_at)),
+                *(row.signed_off_by, row.acknowledged, row.why),
+            )
+            for row in found
+        ],
+        output,
+    )
+
+
+@report.command()
+@_LEDGER
+@_OUTPUT
+@click.argument("name")
+def show(ledger: str, output: str, name: str) -> None:
+    """Show a month's totals, what holds and what does not.
+
+    With -o json also its identities; with -o csv the totals alone.
+    """
+    from gpugrant.expose.report.files import usage_file
+    from gpugrant.expose.report.printing import print_rows, print_table, progress
+    from gpugrant.expose.report.summary import as_json, headline, verdicts
+
+    with progress(name) as told:
+        told("summing", 0, 1)
+        account = _account(_open(ledger), name)
+        usage = usage_file(account)
+    columns = ("share", "gpu_type", "owner", "condition", "gpu_hours", "gpu_seconds")
+    rows = [tuple(getattr(total, column) for column in columns) for total in usage.totals]
+    if output == "json":
+        click.echo(as_json(usage))
+    elif output == "csv":
+        print_rows(columns, rows, output)
+    else:
+        click.echo(headline(account))
+        print_table(columns, rows)
+        for line in verdicts(account):
+            click.echo(line)
+
+
+@report.command()
+@_LEDGER
+@click.argument("name")
+@click.option(
+    "-o", "--output", "folder", type=_FOLDER, metavar="FOLDER", help="Folder to write. Default: ./NAME."
+)
+@click.option(
+    "--signing-key",
+    envvar="GPUGRANT_SIGNING_KEY",
+    required=True,
+    type=_FOLDER,
+    metavar="FILE",
+    help="Ed25519 private key, PKCS#8 PEM, mode 0600. Default: $GPUGRANT_SIGNING_KEY.",
+)
+@click.option("--create-key", is_flag=True, help="Make the key where there is none.")
+def get(ledger: str, name: str, folder: Path | None, signing_key: Path, create_key: bool) -> None:
+    """Write a month's signed folder.
+
+    What does not pass its own check is not written; a provisional month is, with a warning. A folder of a closed
+    month is never written over; writing the same month again gives the same bytes.
+    """
+    from gpugrant.expose.report import signing
+    from gpugrant.expose.report.checking import check_files
+    from gpugrant.expose.report.files import FolderTaken, render, write_folder
+    from gpugrant.expose.report.printing import clean, progress
+    from gpugrant.expose.report.summary import may_replace
+
+    folder = folder or Path(name)
+    try:
+        key = signing.load_key(signing_key, create_key)
+    except signing.KeyRefused as error:
+        raise click.ClickException(str(error)) from None
+    with progress(name) as told:
+        told("summing", 0, 4)
+        account = _account(_open(ledger), name)
+        told("signing", 1, 4)
+        files = render(account, key)
+        told("checking", 2, 4)
+        problems = check_files(files).problems
+        if not (problems and account.closed_at):
+            told("writing", 3, 4)
+            try:
+                write_folder(files, folder, replace=may_replace(folder, name))
+            except (FolderTaken, OSError) as error:
+                raise click.ClickException(str(error)) from None
+    for problem in problems:
+        click.echo(clean(str(problem)), err=True)
+    if problems and account.closed_at:
+        raise click.ClickException(f"{name} is closed and fails its own check; nothing was written")
+    if not account.closed_at:
+        click.echo(f"{name} is provisional: its figures will still change", err=True)
+    click.echo(str(folder))
+
+
+@report.command()
+@_LEDGER
+@click.argument("name")
+@_BY
+def build(ledger: str, name: str, by: str) -> None:
+    """Ask the running operator to count an open month anew."""
+    _mark(ledger, name, "build", by)
+    click.echo(f"{name}: build requested")
+
+
+@report.command()
+@_LEDGER
+@click.argument("name")
+@_BY
+def close(ledger: str, name: str, by: str) -> None:
+    """Ask the running operator to close a month, which it does once the month is over and reconciles."""
+    _mark(ledger, name, "close", by)
+    click.echo(f"{name}: close requested")
+
+
+@report.command(name="sign-off")
+@_LEDGER
+@click.argument("name")
+@click.option("--by", required=True, metavar="WHO", help="Who answers for the figures.")
+def sign_off(ledger: str, name: str, by: str) -> None:
+    """Note who answers for a closed month on the supplier's side."""
+    _mark(ledger, name, "sign-off", by)
+    click.echo(f"{name}: signed off by {by}")
+
+
+@report.command()
+@_LEDGER
+@click.argument("name")
+@click.option(
+    "--reference", required=True, metavar="TEXT", help="The programme's receipt, such as a file number."
+)
+@_BY
+def ack(ledger: str, name: str, reference: str, by: str) -> None:
+    """Note that the programme received a month, and under which reference."""
+    _mark(ledger, name, "acknowledge", by, reference)
+    click.echo(f"{name}: acknowledged under {reference}")
+
+
+@report.command()
+@click.argument("folder", type=_FOLDER)
+@_KEYS
+@click.option(
+    "--previous", type=_FOLDER, metavar="FOLDER", help="The month before, which this must be chained to."
+)
+def verify(folder: Path, key_files: tuple[Path, ...], previous: Path | None) -> None:
+    """Check a month's folder: signature, digests, every row, every sum. Needs no cluster.
+
+    Prints what is wrong, with file and row, and ends with status 1; else says what the folder is.
+    """
+    from gpugrant.expose.report.checking import check
+    from gpugrant.expose.report.printing import clean, progress
+
+    keys = _public_keys(key_files)
+    with progress(str(folder)) as told:
+        checked = check(folder, keys, previous, told)
+    for problem in checked.problems:
+        click.echo(clean(str(problem)))
+    manifest = checked.manifest
+    if checked.problems or manifest is None:
+        click.echo(f"{clean(str(folder))}: {len(checked.problems)} problems", err=True)
+        sys.exit(1)
+    closed = (
+        f"closed {manifest.closed_at}" if manifest.closed_at else f"provisional, counted to {manifest.until}"
+    )
+    click.echo(clean(f"{manifest.report}: {closed}; reconciles; signature valid"))
+    if not keys:
+        click.echo(
+            f"signed with the folder's own key {manifest.signer.public_key_sha256}: compare it with what the supplier "
+            "made known, or name that key with --public-key",
+            err=True,
+        )
+
+
+@report.command()
+@click.argument("folders", nargs=-1, required=True, type=_FOLDER)
+@_KEYS
+@click.option(
+    "--partial", multiple=True, metavar="PROVIDER/POOL", help="A pool that was not there all month."
+)
+@click.option("-o", "--output", "target", type=_FOLDER, metavar="FOLDER", help="Write the sum as a folder.")
+def merge(
+    folders: tuple[Path, ...], key_files: tuple[Path, ...], partial: tuple[str, ...], target: Path | None
+) -> None:
+    """Add the folders of a programme's month: of several clusters, of several providers.
+
+    Each is verified first. Refused: the same pool and day twice, missing days, another programme or month. Flags go
+    to stderr: settings that differ, tenants over the programme's caps across providers.
+    """
+    from gpugrant.expose.report.files import FolderTaken, write_folder
+    from gpugrant.expose.report.merging import MergeRefused
+    from gpugrant.expose.report.merging import merge as add
+    from gpugrant.expose.report.printing import clean, print_table, progress
+
+    keys = _public_keys(key_files)
+    try:
+        with progress("merge") as told:
+            merged = add(folders, keys, partial, told)
+        if target is not None:
+            write_folder(merged.files, target)
+    except MergeRefused as error:
+        for problem in error.problems:
+            click.echo(clean(problem), err=True)
+        raise click.ClickException("these folders cannot be added") from None
+    except (FolderTaken, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    columns = ("share", "gpu_type", "owner", "condition", "gpu_hours", "gpu_seconds")
+    print_table(
+        columns, [tuple(getattr(total, column) for column in columns) for total in merged.summary.totals]
+    )
+    for flag in merged.summary.flags:
+        click.echo(f"flag: {clean(flag)}", err=True)
+
+
+# -- the ledger ----------------------------------------------------------------------------------------
+
+
+def _open(ledger: str) -> "Reports":
+    opener: Any = click.get_current_context().find_root().obj
+    if opener is None:
+        raise click.ClickException("no ledger can be opened from here")
+    try:
+        found: Reports = opener(ledger)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"the ledger cannot be opened: {error}") from None
+    return found
+
+
+def _row(reports: "Reports", name: str) -> "ReportRow":
+    rows = {row.name: row for row in reports.names()}
+    if name not in rows:
+        import difflib
+
+        close_ones = difflib.get_close_matches(name, sorted(rows), n=1)
+        hint = (
+            f"did you mean {close_ones[0]}?" if close_ones else "`gpugrant report list` names those there are"
+        )
+        raise click.ClickException(f'report "{name}" not found; {hint}')
+    return rows[name]
+
+
+def _account(reports: "Reports", name: str) -> "MonthAccount":
+    _row(reports, name)
+    return reports.account(name)
+
+
+def _mark(ledger: str, name: str, kind: "MarkKind", by: str, reference: str | None = None) -> None:
+    from gpugrant.expose.report.source import refusal
+
+    for option, text in (("--by", by), ("--reference", reference)):
+        if text is not None and not (text.strip() and len(text) <= _LONGEST_WORDS and text.isprintable()):
+            raise click.BadParameter(
+                f"must be one line of 1 to {_LONGEST_WORDS} characters", param_hint=option
+            )
+    reports = _open(ledger)
+    if why := refusal(_row(reports, name), kind):
+        raise click.ClickException(why)
+    reports.mark(name, kind, by, reference or "")
+
+
+def _public_keys(files: tuple[Path, ...]) -> "list[Ed25519PublicKey]":
+    from gpugrant.expose.report import signing
+
+    try:
+        return [signing.load_public_key(file) for file in files]
+    except signing.KeyRefused as error:
+        raise click.ClickException(str(error)) from None
