@@ -158,6 +158,37 @@ def test_a_person_acknowledges_then_the_operator_and_then_nobody(reports: Api, c
     assert REFUSAL in officer.send("PATCH", f"{closed}/status", ACKNOWLEDGED, MERGE).message
     operator.must("PATCH", f"{closed}/status", ACKNOWLEDGED, MERGE)
     assert REFUSAL in operator.send("PATCH", f"{closed}/status", {"status": CLOSED}, MERGE).message
+    in_other_words = status_with(
+        lambda s: s["conditions"].append(condition("Acknowledged") | {"message": "by somebody else"})
+    )
+    assert REFUSAL in operator.send("PATCH", f"{closed}/status", in_other_words, MERGE).message
+
+
+@pytest.mark.parametrize("acknowledged", [False, True], ids=["closed", "acknowledged"])
+def test_the_operator_says_what_became_of_a_closed_month_and_nobody_else_does(
+    reports: Api, closed: str, acknowledged: bool
+) -> None:
+    operator = reports.as_user(OPERATOR)
+    if acknowledged:
+        operator.must("PATCH", f"{closed}/status", ACKNOWLEDGED, MERGE)
+
+    def tell(status: Json) -> None:
+        if acknowledged:
+            status["conditions"].append(condition("Acknowledged"))
+        status["conditions"] += [condition("Overdue"), condition("FilesValid", "False")]
+        status["summary"].update(why="the folder is not what was closed")
+
+    told = status_with(tell)
+    assert REFUSAL in reports.send("PATCH", f"{closed}/status", told, MERGE).message
+    operator.must("PATCH", f"{closed}/status", told, MERGE)
+    told["status"]["conditions"].append(condition("Open"))
+    assert REFUSAL in operator.send("PATCH", f"{closed}/status", told, MERGE).message
+
+
+def test_the_operator_says_why_a_closed_month_is_not_acknowledged(reports: Api, closed: str) -> None:
+    told = status_with(lambda s: s["conditions"].append(condition("Acknowledged", "False")))
+    reports.as_user(OPERATOR).must("PATCH", f"{closed}/status", told, MERGE)
+    reports.as_user(OPERATOR).must("PATCH", f"{closed}/status", ACKNOWLEDGED, MERGE)
 
 
 def test_an_open_report_is_the_operators_to_write_and_anybodys_with_the_right_to_delete(reports: Api) -> None:

@@ -83,3 +83,13 @@ class Figures(Struct, frozen=True):
     quotas: tuple[QuotaFigures, ...] = ()
     waiting: tuple[WaitingFigures, ...] = ()
     failures: tuple[Failure, ...] = ()
+
+
+class ReportFigures(Struct, frozen=True):
+    """One month's report. ``due_at`` (epoch seconds) is 0 once it is acknowledged."""
+
+    programme: str
+    provider: str
+    month: str
+    closed: bool
+    due_at: int

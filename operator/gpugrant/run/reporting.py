@@ -1,0 +1,350 @@
+"""The months' life: every report's object made, counted, closed, signed, acknowledged, as the ledger says.
+
+The ledger is the truth. In this order a month is closed: its files beside their place, then the ledger, then the
+files' name, then the object. Whatever ends the process in between, the next one goes on from what the ledger knows.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from msgspec import Struct
+
+from gpugrant.decide.reasons import Verdict
+from gpugrant.decide.statuses import Doc
+from gpugrant.expose.figures import ReportFigures
+from gpugrant.expose.report.amounts import epoch
+from gpugrant.meter.store import StoreAwayError
+from gpugrant.observe.client import ApiError
+from gpugrant.run.report_books import Clerk, Look, Seen
+from gpugrant.run.report_folder import LOST, Shelf, ShelfError
+from gpugrant.run.report_objects import Report, Reports
+from gpugrant.run.report_rules import (
+    ACKNOWLEDGE,
+    BUILD,
+    CLOSE,
+    SIGN_OFF,
+    Figures,
+    Standing,
+    days_of,
+    hindrances,
+)
+from gpugrant.run.report_status import (
+    ACKNOWLEDGED,
+    CLOSED,
+    OVERDUE,
+    Closing,
+    closed_status,
+    is_closed,
+    manifest_in,
+    message_of,
+    open_status,
+    says,
+)
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+TICK_SECONDS: Final = 2.0  # how soon a mark in the ledger is seen
+REBUILD_SECONDS: Final = 3600  # how old the figures of a month may get
+_SHORTEST_REBUILD: Final = 5
+FOLDER_SECONDS: Final = 10.0
+_LOST_AGAIN_SECONDS: Final = 600.0  # before a folder that could not be written again is tried again
+_SHOWN_MONTHS: Final = 3
+_VALID: Final = Verdict(True, "AsClosed")
+
+
+class Ask(Protocol):
+    """The meter's: has a call on the store done in the ledger's thread."""
+
+    def __call__(self, call: Callable[[Any], _T], /) -> Coroutine[Any, Any, _T]:
+        """Return what the call returns. Raises StoreAwayError, and what it raises."""
+
+
+class _Known(Struct):
+    """What this process knows of a report beside ledger and object."""
+
+    figures: Figures | None = None
+    built_at: int = 0
+    settings: str = ""  # by which it was built
+    trouble: str = ""  # what went wrong with it last
+    fault: Verdict = _VALID  # of a closed month's folder
+    look_at: float = 0.0  # monotonic; when to look at the folder again
+
+
+class Reporting:
+    """Keeps every report going. ``clock`` gives epoch seconds; ``tell`` posts an Event.
+
+    ``folder_seconds`` is how often a closed month's folder is looked at. ``on_step`` is called with a name between
+    the steps of closing; tests kill the process there.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        reports: Reports,
+        shelf: Shelf,
+        tell: Callable[..., None],
+        clock: Callable[[], int],
+        folder_seconds: float = FOLDER_SECONDS,
+        on_step: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.figures: tuple[ReportFigures, ...] = ()
+        self._ask = ask
+        self._reports = reports
+        self._shelf = shelf
+        self._tell = tell
+        self._clock = clock
+        self._folder_seconds = folder_seconds
+        self._step = on_step
+        self._clerk = Clerk(shelf, clock, on_step)
+        self._known: dict[str, _Known] = {}
+        self._may_write = asyncio.Event()
+        self._may_write.set()
+        self._said = ""
+
+    def pause(self) -> None:
+        """Begin nothing more: the lease is not ours at the moment."""
+        self._may_write.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._may_write.set()
+
+    async def run(self) -> None:
+        """Look after the reports, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._reports.run())
+            while True:
+                await self._may_write.wait()
+                self._reports.changed.clear()
+                await self.round()
+                # Not wait_for: Python 3.11's loses a cancellation that comes together with the event.
+                try:
+                    async with asyncio.timeout(TICK_SECONDS):
+                        await self._reports.changed.wait()
+                except TimeoutError:
+                    pass
+
+    async def round(self) -> None:
+        """Look once at every report, and do what is due."""
+        try:
+            look = await self._ask(self._clerk.look)
+        except StoreAwayError as error:
+            self._say(f"the ledger is away, reports wait: {error}")
+            return
+        except Exception:
+            log.exception("reports cannot be read from the ledger")
+            return
+        self._say("")
+        unable = await asyncio.to_thread(self._shelf.unable) if look.months else ""
+        earlier_open: dict[tuple[str, str], str] = {}
+        taken: dict[str, Seen] = {}
+        for seen in look.months:
+            first = taken.setdefault(seen.name, seen)
+            known = self._known.setdefault(seen.name, _Known())
+            of = (seen.programme, seen.provider)
+            if first is not seen:
+                names = f"({seen.programme}, {seen.provider}) and ({first.programme}, {first.provider})"
+                self._trouble(
+                    seen, known, f"the programmes and providers {names} share this name: rename one"
+                )
+                continue
+            await self._see_to(seen, known, look, unable, earlier_open.get(of, ""))
+            if seen.closing is None:
+                earlier_open.setdefault(of, seen.name)
+        self.figures = tuple(report_figures(taken.values()))
+
+    async def _see_to(self, seen: Seen, known: _Known, look: Look, unable: str, earlier_open: str) -> None:
+        """Do what is due for one report; what goes wrong with it keeps no other waiting."""
+        try:
+            report = self._reports.get(seen.name)
+            standing = Standing(
+                programme=seen.programme,
+                month=seen.month,
+                zone=seen.rules.time_zone,
+                days=days_of(seen.month, seen.rules),
+                now=self._clock(),
+                watermark=look.watermark,
+                marks=seen.marks,
+                earlier_open=earlier_open,
+                unable=unable,
+                acknowledged_by=report.acknowledged_by if report else "",
+                generation=report.generation if report else 1,
+            )
+            if seen.closing is None:
+                await self._open(seen, known, standing, report, look)
+            else:
+                await self._closed(seen, known, standing, report, seen.closing)
+            self._trouble(seen, known, "")
+        except ApiError as error:
+            if error.status != 409:  # seen otherwise meanwhile: the next round has it as it is
+                self._trouble(seen, known, f"its UsageReport cannot be written: {error}")
+        except (ShelfError, StoreAwayError) as error:
+            self._trouble(seen, known, str(error))
+        except Exception:
+            log.exception("report %s", seen.name)
+
+    # -- open and closing ----------------------------------------------------------------------------
+
+    async def _open(
+        self, seen: Seen, known: _Known, standing: Standing, report: Report | None, look: Look
+    ) -> None:
+        old = report.status if report else {}
+        built = self._is_due(known, standing, old, look.settings)
+        if built:
+            known.figures = await self._ask(lambda books: self._clerk.count(books, seen))
+            known.built_at, known.settings = standing.now, look.settings
+        figures = known.figures
+        if figures is None:
+            return  # runs, and what the object says is fresh enough
+        if not hindrances(standing, figures):
+            closing = await self._close(seen, known, standing, old)
+            if closing is not None:
+                await self._closed(seen, known, standing, report, closing)
+                return
+            built = True
+        if is_closed(old):
+            words = (
+                f"the ledger does not know that this month is closed, with manifest {manifest_in(old)}: "
+                "restore a ledger from after its closing"
+            )
+            wanted = closed_status(old, standing, None, None, Verdict(False, "NotInLedger", words))
+        else:
+            wanted = open_status(old, standing, known.figures or figures)
+        # Figures are written when they are built; in between, what people must know.
+        if built or report is None or says(old) != says(wanted):
+            await self._write(seen, report, wanted)
+
+    def _is_due(self, known: _Known, standing: Standing, old: Doc, settings: str) -> bool:
+        """Say whether a month is to be counted (again)."""
+        month = standing.month
+        every = max(_SHORTEST_REBUILD, min(REBUILD_SECONDS, (month.end - month.start) // 10))
+        until = known.figures.until if known.figures else epoch(old.get("countedUntil") or "")
+        asked = max((mark.at for mark in standing.marks if mark.kind in (BUILD, CLOSE)), default=0)
+        if not old and known.figures is None:
+            return True
+        if asked > (known.built_at or until):
+            return True
+        if standing.is_over:
+            stale = known.figures is None or until < month.end or known.settings != settings
+            return stale or standing.now - known.built_at >= every
+        return min(standing.watermark, month.end) - until >= every
+
+    async def _close(self, seen: Seen, known: _Known, standing: Standing, old: Doc) -> Closing | None:
+        """Close a month in the ledger, if that holds which held when it was counted last."""
+        named = manifest_in(old) if is_closed(old) else ""
+        known.figures, closing = await self._ask(
+            lambda books: self._clerk.close(books, seen, standing, named)
+        )
+        known.built_at = standing.now
+        if closing is not None:
+            log.info("report %s is closed, manifest sha256 %s", seen.name, closing.manifest_sha256)
+        return closing
+
+    # -- closed --------------------------------------------------------------------------------------
+
+    async def _closed(
+        self, seen: Seen, known: _Known, standing: Standing, report: Report | None, closing: Closing
+    ) -> None:
+        old = report.status if report else {}
+        fault = known.fault = await self._look_at_folder(seen, known, closing)
+        if is_closed(old):
+            if (named := manifest_in(old)) != closing.manifest_sha256:
+                words = (
+                    f"it names manifest {named}; the ledger has {closing.manifest_sha256}: delete the object"
+                )
+                fault = Verdict(False, "NotAsInLedger", words)
+        else:
+            if known.figures is None:
+                known.figures = await self._ask(lambda books: self._clerk.count(books, seen))
+            closing = await asyncio.to_thread(self._with_digests, seen.name, closing)
+        if standing.acknowledged_by and standing.last(SIGN_OFF) and not standing.last(ACKNOWLEDGE):
+            by, now = standing.acknowledged_by, standing.now
+            # First in the ledger, from which an object that goes is made again.
+            await self._ask(lambda books: books.mark(seen.name, ACKNOWLEDGE, by, "", now))
+            self._reports.changed.set()
+            return
+        await self._write(seen, report, closed_status(old, standing, closing, known.figures, fault))
+
+    def _with_digests(self, name: str, closing: Closing) -> Closing:
+        return Closing(
+            closing.manifest_sha256, closing.closed_at, self._shelf.digests(name, closing.manifest_sha256)
+        )
+
+    async def _look_at_folder(self, seen: Seen, known: _Known, closing: Closing) -> Verdict:
+        """Return what is wrong with a closed month's folder; one that was lost is written again."""
+        if time.monotonic() < known.look_at:
+            return known.fault
+        known.look_at = time.monotonic() + self._folder_seconds
+        folder, manifest = self._shelf.folder(seen.name), closing.manifest_sha256
+        if folder is None:
+            return Verdict(False, "NoFolder", self._shelf.unable())
+        try:
+            wrong = await asyncio.to_thread(self._shelf.fault, seen.name, manifest)
+            if wrong == LOST:
+                await asyncio.to_thread(self._shelf.publish, seen.name, manifest)
+                wrong = await asyncio.to_thread(self._shelf.fault, seen.name, manifest)
+            if wrong == LOST:
+                log.warning("report %s: %s is not there; writing it again from the ledger", seen.name, folder)
+                await self._ask(lambda books: self._clerk.write_again(books, seen, closing))
+                wrong = ""
+        except ShelfError as error:
+            known.look_at = time.monotonic() + max(self._folder_seconds, _LOST_AGAIN_SECONDS)
+            return Verdict(False, "FolderLost", str(error))
+        if not wrong:
+            return _VALID
+        words = f"{folder} is not what was closed ({wrong}): move it away, and it is written again from the ledger"
+        return Verdict(False, "FolderDiffers", words)
+
+    # -- the object ----------------------------------------------------------------------------------
+
+    async def _write(self, seen: Seen, report: Report | None, wanted: Doc) -> None:
+        """Write a status, on an object made anew where there is none, and tell what is news."""
+        if not self._may_write.is_set() or not self._reports.are_known:
+            return
+        if report is None:
+            spec = {"programme": seen.programme, "provider": seen.provider, "month": seen.month.name}
+            if mark := next((mark for mark in seen.marks if mark.kind == ACKNOWLEDGE and mark.by), None):
+                spec["acknowledgedBy"] = mark.by
+            report = await self._reports.create(seen.name, spec)
+            self._step("made")
+        elif (report.programme, report.provider) != (seen.programme, seen.provider):
+            raise ShelfError(f"its UsageReport is that of ({report.programme}, {report.provider})")
+        if not await self._reports.write_status(report, wanted):
+            return
+        self._step("written")
+        for kind in (CLOSED, ACKNOWLEDGED, OVERDUE):
+            if (kind, "True") in says(wanted) and (kind, "True") not in says(report.status):
+                words = message_of(wanted, kind)
+                self._tell(report.about, kind, words, self._clock(), warning=kind == OVERDUE)
+
+    # -- words ---------------------------------------------------------------------------------------
+
+    def _say(self, words: str) -> None:
+        if words and words != self._said:
+            log.warning(words)
+        self._said = words
+
+    def _trouble(self, seen: Seen, known: _Known, words: str) -> None:
+        words = words or ("" if known.fault.ok else known.fault.message)
+        if words and words != known.trouble:
+            log.error("report %s: %s", seen.name, words)
+        known.trouble = words
+
+
+def report_figures(months: Iterable[Seen]) -> Sequence[ReportFigures]:
+    """Return what /metrics shows: reports that are not acknowledged, and the newest of each programme and provider."""
+    shown: dict[tuple[str, str], int] = {}
+    found = []
+    for seen in reversed(list(months)):
+        of = (seen.programme, seen.provider)
+        shown[of] = shown.get(of, 0) + 1
+        done = seen.closing is not None and {SIGN_OFF, ACKNOWLEDGE} <= {mark.kind for mark in seen.marks}
+        if done and shown[of] > _SHOWN_MONTHS:
+            continue
+        due = 0 if done else days_of(seen.month, seen.rules).due
+        found.append(ReportFigures(*of, seen.month.name, seen.closing is not None, due))
+    return found
