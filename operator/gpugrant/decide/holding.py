@@ -137,7 +137,8 @@ class Holding(Waiting):
         usage = self.usage[grant_uid]
         usage.reserved += entry.seats
         usage.pods[pod.uid] = entry.seats
-        usage.unbound[pod.uid] = pod.released_at or self.now
+        usage.unbound.add(pod.uid)
+        usage.releases.append((pod.released_at or self.now, pod.uid))
         if not place:
             usage.placeless.add(pod.uid)
         self._grant_figures(grant_uid)
@@ -189,7 +190,7 @@ class Holding(Waiting):
                 usage.held -= entry.seats
             else:
                 usage.reserved -= entry.seats
-                usage.unbound.pop(uid, None)
+                usage.unbound.discard(uid)
                 usage.placeless.discard(uid)
                 if not usage.unbound:
                     self.dirty_servers |= self.leaving.pop(entry.grant, set())

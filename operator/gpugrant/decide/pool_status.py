@@ -4,7 +4,7 @@ from gpugrant import names
 from gpugrant.decide import reasons
 from gpugrant.decide.reasons import Verdict, counted
 from gpugrant.decide.state import OWN_USE, PUBLIC, PoolState
-from gpugrant.decide.statuses import Doc, condition, not_enforced
+from gpugrant.decide.statuses import Doc, condition
 from gpugrant.decide.world import World
 
 
@@ -50,16 +50,6 @@ def pool_status(world: World, state: PoolState, now: int) -> Doc:
         condition(old, "ShareMet", met, share_reason, share_words, gen, now),
         condition(old, "NodesValid", valid, valid_reason, valid_words, gen, now),
     ]
-    if pool.spec.delivery:
-        conditions.append(
-            not_enforced(
-                old,
-                "DeliveryNotAccounted",
-                "spec.delivery is kept; contracted capacity is not accounted yet",
-                gen,
-                now,
-            )
-        )
     return {
         "observedGeneration": gen,
         "conditions": conditions,

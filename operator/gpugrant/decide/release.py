@@ -190,10 +190,11 @@ def _try_grant(
 
 def _scheduler_is_behind(world: World, state: GrantState, now: int) -> bool:
     """Say whether enough was released on a grant for now: what waits too long for the scheduler is taken back."""
-    unbound = world.usage[state.grant.uid].unbound
-    if len(unbound) < MOST_AHEAD:
+    usage = world.usage[state.grant.uid]
+    if len(usage.unbound) < MOST_AHEAD:
         return False
-    return now - next(iter(unbound.values())) >= world.settings.bind_timeout_seconds // 3
+    oldest = usage.oldest_unbound()
+    return oldest is not None and now - oldest >= world.settings.bind_timeout_seconds // 3
 
 
 def _being_prepared(world: World, state: GrantState) -> bool:

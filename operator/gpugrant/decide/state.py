@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
@@ -115,7 +116,8 @@ class Usage:
     held: int = 0
     reserved: int = 0
     pods: dict[str, int] = field(default_factory=dict)  # uid -> seats, held or reserved
-    unbound: dict[str, int] = field(default_factory=dict)  # released, no server yet: uid -> when, oldest first
+    unbound: set[str] = field(default_factory=set)  # released, no server yet
+    releases: deque[tuple[int, str]] = field(default_factory=deque)  # (when, uid) in order; some bound since
     placeless: set[str] = field(default_factory=set)  # of these: where their seats are reserved nobody knows
     tenant: str = ""
     line: tuple[str, str, str] = ("", "", "")  # programme, type, share: what limits are about
@@ -124,6 +126,12 @@ class Usage:
     def taken(self) -> int:
         """Return held + reserved: what limits count."""
         return self.held + self.reserved
+
+    def oldest_unbound(self) -> int | None:
+        """Return when the first of the unbound pods was released."""
+        while self.releases and self.releases[0][1] not in self.unbound:
+            self.releases.popleft()
+        return self.releases[0][0] if self.releases else None
 
 
 @dataclass(slots=True)

@@ -1,5 +1,7 @@
 """No more is released than the scheduler takes up in time: what it leaves lying would be taken back."""
 
+from msgspec.structs import replace
+
 from cluster_model.cluster import Cluster
 from gpugrant import names
 from gpugrant.config import Settings
@@ -44,6 +46,10 @@ def test_while_the_scheduler_is_behind_nothing_more_goes_out_and_nothing_is_writ
     cluster.now += 25
     for _ in range(100):
         cluster.add_pod("acme")
+    assert {type(action) for action in cluster.settle()} <= {SetStatus}
+    # The scheduler tried the first ones and wrote that on them: they are no younger by that.
+    for uid in list(cluster.pods)[:60]:
+        cluster.put_pod(replace(cluster.pods[uid], priority=1))
     assert {type(action) for action in cluster.settle()} <= {SetStatus}
     # As it catches up, they follow.
     bind_some(cluster, 50)
