@@ -50,8 +50,25 @@ def main() -> None:
     help="Where the ledger is kept, as an SQLAlchemy URL, such as sqlite:////var/lib/gpugrant/ledger.db. "
     "Without it nothing is metered, and pods that ended keep their finalizer.",
 )
+@click.option(
+    "--reports",
+    envvar="GPUGRANT_REPORTS",
+    default="",
+    metavar="DIR",
+    help="Where closed months are kept. Default: $GPUGRANT_REPORTS, else reports/ beside a ledger of SQLite's.",
+)
+@click.option(
+    "--signing-key",
+    envvar="GPUGRANT_SIGNING_KEY",
+    default="",
+    metavar="FILE",
+    help="Ed25519 key (PEM, mode 0600) that closed months are signed with. Default: $GPUGRANT_SIGNING_KEY, else "
+    "signing-key.pem beside a ledger of SQLite's, made on first use.",
+)
 @click.option("--verbose", is_flag=True, help="Log every detail.")
-def run(kubeconfig: str, metrics_port: int, ledger: str, verbose: bool) -> None:
+def run(
+    kubeconfig: str, metrics_port: int, ledger: str, reports: str, signing_key: str, verbose: bool
+) -> None:
     """Run the operator until SIGTERM.
 
     Takes the Lease gpugrant-system/gpugrant first; a second replica waits for it. Ends with status 3 when
@@ -60,7 +77,7 @@ def run(kubeconfig: str, metrics_port: int, ledger: str, verbose: bool) -> None:
     from gpugrant.run.operator import Options
     from gpugrant.run.process import run_forever
 
-    run_forever(Options(kubeconfig, metrics_port, ledger), verbose)
+    run_forever(Options(kubeconfig, metrics_port, ledger, reports, signing_key), verbose)
 
 
 @main.command()

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from gpugrant.expose.admission import AdmissionWaits
-from gpugrant.expose.figures import Figures, GrantFigures, ShareFigures
+from gpugrant.expose.figures import Figures, GrantFigures, ReportFigures, ShareFigures
 from gpugrant.expose.text import CONTENT_TYPE, write_page
 from gpugrant.meter.facts import Account, Condition, Owner
 from gpugrant.meter.meter import LedgerHealth
@@ -60,6 +60,21 @@ class Metrics(Collector):
         yield from self._waits.collect()
         if health is not None:
             yield from health_families(health)
+
+
+class ReportMetrics(Collector):
+    """Reads at every scrape how the months' reports stand."""
+
+    def __init__(self, reports: Callable[[], Iterable[ReportFigures]]) -> None:
+        self._reports = reports
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing, as Metrics does."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family."""
+        yield from report_families(self._reports())
 
 
 def render(registry: CollectorRegistry, accept: str = "") -> tuple[bytes, str]:
@@ -240,6 +255,28 @@ def _pool(one: ShareFigures | GrantFigures) -> Labels:
 
 def _tenant(grant: GrantFigures) -> Labels:
     return (grant.tenant, grant.tenant_namespace, grant.grant)
+
+
+# -- reports ---------------------------------------------------------------------------------------
+
+
+def report_families(reports: Iterable[ReportFigures]) -> Iterator[Metric]:
+    """Yield which months are closed, and until when those that are not acknowledged are due."""
+    labels = ("programme", "provider", "month")
+    closed = GaugeMetricFamily(
+        "gpugrant_report_closed", "Whether a month's report is closed: 1, or 0.", labels=labels
+    )
+    due = GaugeMetricFamily(
+        "gpugrant_report_due_timestamp_seconds",
+        "By when a report is due, in seconds since 1970; gone once it is acknowledged.",
+        labels=labels,
+    )
+    for one in reports:
+        of = (one.programme, one.provider, one.month)
+        closed.add_metric(of, int(one.closed))
+        if one.due_at:
+            due.add_metric(of, one.due_at)
+    yield from (closed, due)
 
 
 # -- the ledger's own health -----------------------------------------------------------------------

@@ -128,6 +128,13 @@ class Meter:
         while not self._loaded or not await self._flush():  # noqa: ASYNC110 (a store comes back unannounced)
             await asyncio.sleep(BATCH_SECONDS)
 
+    async def ask(self, call: Callable[[Store], _T]) -> _T:
+        """Return what ``call`` makes of the store, worked out in the ledger's own thread, between two commits.
+
+        Raises what it raises; StoreAwayError where the store is away. Commits wait meanwhile.
+        """
+        return await self._in_thread(call, self._store)
+
     # -- what is seen --------------------------------------------------------------------------------
 
     def observe_pod(self, pod: Pod) -> None:

@@ -42,6 +42,8 @@ class Options(msgspec.Struct, frozen=True):
     kubeconfig: str = ""
     metrics_port: int = names.METRICS_PORT
     ledger: str = ""
+    reports: str = ""
+    signing_key: str = ""
 
 
 def clock() -> int:
@@ -67,6 +69,7 @@ class Operator:
         self._watching: Watching | None = None
         self._writer: Writer | None = None
         self._metering: Any = None
+        self._reporting: Any = None
 
     async def run(self) -> int:
         """Run until a signal; return the exit status."""
@@ -133,7 +136,8 @@ class Operator:
             if remembered:
                 observer.remember_settings(remembered)
             await self._start_meter(metering, observer, writer, world)
-        self._spawn("lease", self._lease.keep(writer.pause, writer.resume))
+            self._report(metering, writer)
+        self._spawn("lease", self._lease.keep(self._doubt, self._sure))
         for loop in observer.loops():
             self._spawn("observing", loop)
         self._spawn("events", writer.events.run())
@@ -178,6 +182,31 @@ class Operator:
         self._probes.ready["ledger"] = lambda: None if health().ready else str(health().detail)
         self._metering = metering
         self._spawn("exchange", self._parts.exchange(world, metering))
+
+    def _report(self, metering: Any, writer: Writer) -> None:
+        """Wire the reports to the ledger."""
+        from gpugrant.expose.metrics import ReportMetrics
+        from gpugrant.run.report_folder import Shelf
+        from gpugrant.run.report_objects import Reports
+        from gpugrant.run.reporting import Reporting
+
+        options = self._options
+        shelf = Shelf(options.ledger, options.reports, options.signing_key)
+        reports = Reports(self._client)
+        reporting = self._reporting = Reporting(metering.meter.ask, reports, shelf, writer.events.tell, clock)
+        self._registry.register(ReportMetrics(lambda: reporting.figures))
+
+    def _doubt(self) -> None:
+        """Begin no more writes: the lease is not ours at the moment."""
+        for one in (self._writer, self._reporting):
+            if one is not None:
+                one.pause()
+
+    def _sure(self) -> None:
+        """Go on writing."""
+        for one in (self._writer, self._reporting):
+            if one is not None:
+                one.resume()
 
     def _check(self, observer: Observer, planner: Planner[Any]) -> None:
         for kind, health in observer.health.items():
