@@ -100,14 +100,10 @@ def check_files(
     told(_STEPS[5], 5, len(_STEPS))
     advice = FRESH_COPY if changed or not signed else ASK_SIGNER
     problems += [Problem(*fault, advice) for fault in content.manifest_faults(manifest)]
-    for name, table in read.items():
-        problems += [Problem(*fault, advice) for fault in content.row_faults(manifest, name, table)]
-        if name not in changed:
-            problems += [Problem(*fault, advice) for fault in _sum_faults(manifest, name, table)]
+    if signed:  # rows are not measured by what nobody signed
+        problems += [Problem(*fault, advice) for fault in _content_faults(manifest, read, set(changed))]
     if USAGE_CSV in changed and USAGE_CSV in read and (usage is None or USAGE_JSON in changed):
         problems += suspects(manifest, read[USAGE_CSV])
-    elif not changed and len(read) == len(rows.TABLES):
-        problems += [Problem(*fault, advice) for fault in content.sum_faults(manifest, read)]
     told("done", len(_STEPS), len(_STEPS))
     sha256 = hashlib.sha256(files[MANIFEST]).hexdigest()
     return Checked(tuple(problems), manifest, read, sha256)
@@ -131,7 +127,9 @@ def _signed(
             yield Problem(PUBLIC_KEY, 0, str(error), FRESH_COPY)
     allowed = {signing.fingerprint(key): key for key in public_keys}
     if own is not None:
-        yield from _key_faults(own, files[PUBLIC_KEY], manifest, set(allowed))
+        faults = list(_key_faults(own, files[PUBLIC_KEY], manifest, set(allowed)))
+        yield from faults
+        own = None if faults else own  # by a key that is not the signer's nothing can be told
     signature = files.get(SIGNATURE)
     if signature is None:
         return
@@ -223,7 +221,16 @@ def _read_usage(
         return None, [Problem(USAGE_JSON, row, f"{where}{error}", FRESH_COPY)]
 
 
-def _sum_faults(manifest: rows.Manifest, name: str, table: tuple[Any, ...]) -> Iterator[tuple[str, int, str]]:
+def _content_faults(manifest: rows.Manifest, read: Tables, changed: set[str]) -> Iterator[content.Fault]:
+    for name, table in read.items():
+        yield from content.row_faults(manifest, name, table)
+        if name not in changed:
+            yield from _sum_faults(manifest, name, table)
+    if not changed and len(read) == len(rows.TABLES):
+        yield from content.sum_faults(manifest, read)
+
+
+def _sum_faults(manifest: rows.Manifest, name: str, table: tuple[Any, ...]) -> Iterator[content.Fault]:
     entry = manifest.files.get(name)
     if entry is None:
         return
