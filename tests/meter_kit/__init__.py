@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from gpugrant.meter.facts import Account, Dimensions, Ended, EndReason, Held, Owner
+from gpugrant.meter.facts import Account, Dimensions, Ended, EndReason, Held, Owner, Placed
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.store import Store
 from gpugrant.model.pod import Pod, Shape
@@ -50,6 +50,21 @@ def a_place(
 ) -> Dimensions:
     """Return where a pod's seats are."""
     return Dimensions(account or an_account(), server, "fabric-1", "nvidia.com/gpu", seats, of)
+
+
+def a_server(server: str, since: int = NOVEMBER, **given: Any) -> Placed:
+    """Return the fact that a server is part of the pool that the builders' accounts name."""
+    account = an_account()
+    values: dict[str, Any] = {
+        "programme": account.programme,
+        "provider": account.provider,
+        "pool": account.pool,
+        "gpu_type": account.gpu_type,
+        "share": account.share,
+        "fabric": "fabric-1",
+        "seats": 8,
+    }
+    return Placed(server, since, **(values | given))
 
 
 def held(uid: str, start: int, place: Dimensions | None = None) -> Held:

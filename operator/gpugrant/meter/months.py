@@ -1,21 +1,32 @@
 """Months of a programme: half-open, in its zone, cut exactly (also where a zone changes its clocks).
 
-A period setting of some seconds makes short "months" for tests; they are aligned to the epoch.
+A period setting of some seconds makes short "months" for tests; they are aligned to the epoch, and named by the
+second they start with, in UTC: 2026-11-22t211930z.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
 DEFAULT_ZONE = "Asia/Seoul"
+_PERIOD_NAME = "%Y-%m-%dt%H%M%Sz"  # part of objects' and folders' names
 
 
 class Month(Struct, frozen=True):
     """[start, end) in epoch seconds; the name sorts by time: 2026-11."""
 
     name: str
+    start: int
+    end: int
+
+
+class Day(Struct, frozen=True):
+    """[start, end) in epoch seconds, and the name of the month it is of. Names sort by time: 2026-11-01."""
+
+    name: str
+    month: str
     start: int
     end: int
 
@@ -33,6 +44,26 @@ class Calendar(Struct, frozen=True):
         local = datetime.fromtimestamp(at, _zone(self.zone))
         return _month(self.zone, local.year, local.month)
 
+    def day_of(self, at: int) -> Day:
+        """Return the day that ``at`` lies in; where a period makes short months, that is the whole of one."""
+        if self.period:
+            whole = self.month_of(at)
+            return Day(whole.name, whole.name, whole.start, whole.end)
+        local = datetime.fromtimestamp(at, _zone(self.zone))
+        return _day(self.zone, local.year, local.month, local.day)
+
+    def month_named(self, name: str) -> Month:
+        """Return the month of a name; raises ValueError where there is none."""
+        if self.period:
+            at = int(datetime.strptime(name, _PERIOD_NAME).replace(tzinfo=UTC).timestamp())
+            found = self.month_of(at)
+        else:
+            first = datetime.strptime(name, "%Y-%m").replace(tzinfo=UTC)
+            found = _month(self.zone, first.year, first.month)
+        if found.name != name:
+            raise ValueError(f"{name} is no month of this calendar")
+        return found
+
     def before(self, month: Month) -> Month:
         """Return the month before ``month``."""
         return self.month_of(month.start - 1)
@@ -43,6 +74,18 @@ class Calendar(Struct, frozen=True):
         while len(months) < count:
             months.append(self.before(months[-1]))
         return tuple(months)
+
+
+def day_from(calendar: Calendar, at: int, closed_month: str = "", closed_until: int = 0) -> Day:
+    """Return the day that begins at ``at``: the rest of the calendar's, if ``at`` lies within one.
+
+    Where a zone was changed, what is left of a day may belong to a month that is closed already. The first day
+    after it takes that in.
+    """
+    day = calendar.day_of(at)
+    if at == closed_until and day.month == closed_month:
+        day = calendar.day_of(calendar.month_of(at).end)
+    return Day(day.name, day.month, at, day.end)
 
 
 class Calendars(Struct, frozen=True):
@@ -76,6 +119,17 @@ def _month(zone: str, year: int, month: int) -> Month:
 
 
 @lru_cache(maxsize=4096)
+def _day(zone: str, year: int, month: int, day: int) -> Day:
+    first = date(year, month, day)
+    following = first + timedelta(days=1)
+    start, end = (
+        int(datetime(one.year, one.month, one.day, tzinfo=_zone(zone)).timestamp())
+        for one in (first, following)
+    )
+    return Day(first.isoformat(), f"{year:04d}-{month:02d}", start, end)
+
+
+@lru_cache(maxsize=4096)
 def _period(number: int, seconds: int) -> Month:
     start = number * seconds
-    return Month(datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), start, start + seconds)
+    return Month(datetime.fromtimestamp(start, UTC).strftime(_PERIOD_NAME), start, start + seconds)

@@ -127,10 +127,6 @@ class Accounts:
         """Return every account there is."""
         return list(self._ids)
 
-    def of_grants(self, uids: Collection[str]) -> list[int]:
-        """Return the ids of the accounts of some grants."""
-        return [number for account, number in self._ids.items() if account.grant_uid in uids]
-
     def ids(self, connection: Connection, wanted: Iterable[Account]) -> dict[Account, int]:
         """Return the ids of accounts, written now where they are new.
 
@@ -171,13 +167,6 @@ def holdings_on(
         if row.own_end is None or row.own_end > servers[server]:
             found[server][row.uid] = row
     return found
-
-
-def holdings_of_accounts(
-    connection: Connection, known: Accounts, numbers: Collection[int], since: int
-) -> dict[str, Holding]:
-    """Return the rows of some accounts that end after ``since``, or hold."""
-    return _holdings(connection, known, holdings.c.account_id, numbers, since=since)
 
 
 def _holdings(

@@ -1,8 +1,10 @@
 """The ledger's tables, for SQLite and PostgreSQL alike. Migrations bring a database to this shape.
 
-Times are epoch seconds and sums GPU-seconds, both in 64 bits. Rows of facts are written once; only a hold's
-end and the running totals, which can be made again from the facts, change.
+Times are epoch seconds and sums GPU-seconds, both in 64 bits. Rows of facts are written once; of them only a
+hold's end changes. What is worked out from them is in ``day_tables``.
 """
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -28,7 +30,7 @@ metadata = MetaData(
 )
 
 # SQLite gives row ids only to a column declared INTEGER.
-_Id = BigInteger().with_variant(Integer(), "sqlite")
+Id = BigInteger().with_variant(Integer(), "sqlite")
 
 # One row. Every transaction raises ``writes`` first: that takes the write lock before anything is read, and a
 # second writer is noticed by whoever finds a number it did not write.
@@ -45,7 +47,7 @@ ledger = Table(
 accounts = Table(
     "accounts",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("digest", String(64), nullable=False, unique=True),
     Column("programme", Text, nullable=False),
     Column("provider", Text, nullable=False),
@@ -64,9 +66,9 @@ accounts = Table(
 holdings = Table(
     "holdings",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("uid", String(64), nullable=False, unique=True),
-    Column("account_id", _Id, ForeignKey("accounts.id"), nullable=False),
+    Column("account_id", Id, ForeignKey("accounts.id"), nullable=False),
     Column("namespace", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("server", Text, nullable=False),
@@ -86,36 +88,20 @@ holdings = Table(
     Column("gone_at", BigInteger, nullable=False),
     Column("waited", BigInteger, nullable=False),
     Index(None, "server", "own_until"),
-    Index(None, "account_id", "own_until"),
+    Index(None, "held_from"),
+    Index(None, "held_until"),
 )
 _open = holdings.c.own_until.is_(None)
 Index("ix_holdings_open", holdings.c.id, sqlite_where=_open, postgresql_where=_open)
+_unseen = holdings.c.end_reason == "Unobserved"
+Index("ix_holdings_unseen", holdings.c.gone_at, sqlite_where=_unseen, postgresql_where=_unseen)
 _cut = holdings.c.is_cut.is_(True)
 Index("ix_holdings_cut", holdings.c.server, sqlite_where=_cut, postgresql_where=_cut)
-
-# Closed holds, summed. The same commit writes the row and its sums.
-totals = Table(
-    "totals",
-    metadata,
-    Column("account_id", _Id, ForeignKey("accounts.id"), primary_key=True),
-    Column("month", String(32), primary_key=True),
-    Column("condition", String(16), primary_key=True),
-    Column("gpu_seconds", BigInteger, nullable=False),
-)
-
-# What a counter had shown when the sum behind it fell: it waits there until the sum has caught up.
-floors = Table(
-    "floors",
-    metadata,
-    Column("account_id", _Id, ForeignKey("accounts.id"), primary_key=True),
-    Column("condition", String(16), primary_key=True),
-    Column("gpu_seconds", BigInteger, nullable=False),
-)
 
 grant_terms = Table(
     "grant_terms",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("grant_uid", String(64), nullable=False),
     Column("since", BigInteger, nullable=False),
     Column("namespace", Text, nullable=False),
@@ -129,10 +115,74 @@ grant_terms = Table(
     UniqueConstraint("grant_uid", "since"),
 )
 
+
+def _history(name: str, *columns: Column[Any]) -> Table:
+    """Return the table of facts that hold from ``since`` on; of one second, the one written last counts."""
+    subject = [column.name for column in columns if column.info.get("subject")]
+    return Table(
+        name,
+        metadata,
+        Column("id", Id, primary_key=True),
+        *columns[: len(subject)],
+        Column("since", BigInteger, nullable=False),
+        *columns[len(subject) :],
+        Index(None, *subject, "since"),
+    )
+
+
+def _subject(name: str, length: int = 0) -> Column[Any]:
+    """Return a column that says whose history a row is of."""
+    return Column(name, String(length) if length else Text, nullable=False, info={"subject": True})
+
+
+def _text(name: str) -> Column[Any]:
+    return Column(name, Text, nullable=False)
+
+
+def _number(name: str) -> Column[Any]:
+    return Column(name, BigInteger, nullable=False)
+
+
+placements = _history(
+    "placements",
+    _subject("server"),
+    *map(_text, ("programme", "provider", "pool", "gpu_type", "share", "fabric")),
+    _number("seats"),
+    _text("idle_owner"),
+)
+
+health = _history("health", _subject("server"), _subject("aspect", 16), _number("value"), _number("seen"))
+
+unwell = _history("unwell", _subject("uid", 64), _text("server"), _number("seats"))
+
+maintenance = _history(
+    "maintenance", _subject("server"), _number("start_at"), _number("end_at"), _number("notice")
+)
+
+claims = _history(
+    "claims", _subject("server"), _subject("grant_uid", 64), Column("has", Boolean, nullable=False)
+)
+
+shared_seats = _history(
+    "shared_seats",
+    _subject("grant_uid", 64),
+    *map(_text, ("programme", "provider", "pool", "gpu_type", "share")),
+    _number("seats"),
+)
+
+contracts = _history(
+    "contracts",
+    _subject("pool"),
+    *map(_text, ("programme", "provider", "gpu_type", "instalments")),  # instalments: JSON
+    _number("promised"),
+)
+
+tenant_names = _history("tenant_names", _subject("tenant"), _text("display_name"))
+
 settings_versions = Table(
     "settings_versions",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("digest", String(64), nullable=False),
     Column("since", BigInteger, nullable=False),
     Column("text", Text, nullable=False),
@@ -142,7 +192,7 @@ settings_versions = Table(
 failures = Table(
     "failures",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("server", Text, nullable=False),
     Column("cause", Text, nullable=False),
     Column("since", BigInteger, nullable=False),
@@ -158,7 +208,7 @@ failures = Table(
 gaps = Table(
     "gaps",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("start_at", BigInteger, nullable=False, unique=True),
     Column("end_at", BigInteger, nullable=False),
 )

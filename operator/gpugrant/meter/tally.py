@@ -1,32 +1,52 @@
-"""The ledger's sums in memory: what is closed, and what is held up to the watermark.
+"""The ledger's sums, exact at the watermark: what is stored of closed days, and the days still open worked out.
 
 Changed only after a commit, so it never shows what a crash could take back. Read by scrapes from any thread.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from threading import Lock
+from collections.abc import Collection, Iterable, Mapping
+from threading import RLock
+from typing import Any
 
 from msgspec import Struct
 
 from gpugrant.meter.booking import Holding
-from gpugrant.meter.cutting import Terms, cut_interval, seat_seconds
-from gpugrant.meter.facts import Account, Condition, Failure
-from gpugrant.meter.months import Calendar, Calendars
+from gpugrant.meter.facts import Account, Condition, Contracted, Failure, Placed, Seated
+from gpugrant.meter.histories import FOR_EVER, Dated, Histories, Key
+from gpugrant.meter.months import Calendars, Day, day_from
+from gpugrant.meter.reading import facts_of, stay_of
+from gpugrant.meter.timeline import Stay, build
 
 Sums = dict[tuple[str, Condition], int]  # by month and condition
+Series = tuple[Account, Condition]
 FailureKey = tuple[str, str, str, str, str, str]  # programme, provider, pool, gpu_type, share, cause
+
+# The open days are built once up to here before the watermark, and again from there at every reading.
+_SETTLED_SECONDS = 120
+_LIVE_SECONDS = 600
+
+
+class DayEnds(Struct, frozen=True):
+    """Until when a programme's days are stored, from when on, and where its last closed month ended."""
+
+    first: int
+    until: int
+    closed_month: str = ""
+    closed_until: int = 0
 
 
 class Delta(Struct, frozen=True):
-    """What one commit changes: rows as they were and are, closed sums, shown maxima, terms, failures."""
+    """What one commit changes."""
 
-    changes: tuple[tuple[Holding | None, Holding], ...] = ()
-    closed: Mapping[Account, Sums] = {}
-    shown: Mapping[tuple[Account, Condition], int] = {}
-    terms: Mapping[str, Terms] = {}
+    changes: tuple[tuple[Holding | None, Holding], ...] = ()  # rows as they were and are
+    told: tuple[Dated, ...] = ()  # facts that say something new
+    reread: Mapping[tuple[type[Any], Key], list[Dated]] = {}  # histories from before what is in memory
+    closed: Mapping[Account, Sums] = {}  # by how much stored sums change
+    shown: Mapping[Series, int] = {}  # floors
+    days: Mapping[str, DayEnds] = {}  # by programme
     failures: tuple[Failure, ...] = ()
     watermark: int = 0
+    since: int = FOR_EVER  # the first moment that is otherwise now
 
 
 class Reading(Struct, frozen=True):
@@ -40,89 +60,213 @@ class Reading(Struct, frozen=True):
 
 
 class Tally:
-    """GPU-seconds by account, month and condition, exact at the watermark."""
+    """GPU-seconds by account, month and condition, exact at the watermark.
+
+    ``lock`` is held by whoever commits, so that nothing is shown between what a commit rests on and what it does.
+    """
 
     def __init__(self, calendars: Calendars) -> None:
         self.calendars = calendars
         self.watermark = 0
-        self.terms: dict[str, Terms] = {}
-        self.failures: Counter[FailureKey] = Counter()
         self.held_pods = 0
+        self.failures: Counter[FailureKey] = Counter()
+        self.histories = Histories()
+        self.days: dict[str, DayEnds] = {}
+        self.lock = RLock()
+        self._begins: dict[str, int] = {}  # programmes that have no stored day yet: their first moment
+        self._stays: dict[str, Stay] = {}
+        self._held: set[str] = set()
         self._closed: dict[Account, Sums] = {}
-        self._open: dict[Account, dict[str, tuple[int, int]]] = {}  # uid -> (start, seats)
-        self._shown: dict[tuple[Account, Condition], int] = {}
-        self._lock = Lock()
+        self._shown: dict[Series, int] = {}
+        self._built: dict[str, tuple[int, dict[tuple[Account, str, Condition], int]]] = {}  # until, sums
+        self._last: Reading | None = None
+        self._is_fresh = False
+        self._floored: set[str] = set()  # pools whose floors are kept as of the last reading
+
+    # -- loading -------------------------------------------------------------------------------------
+
+    def load_sums(
+        self, closed: dict[Account, Sums], shown: dict[Series, int], failures: Iterable[Failure]
+    ) -> None:
+        """Start from what is stored."""
+        self._closed, self._shown = closed, shown
+        self.failures = Counter(failure_key(failure) for failure in failures)
+
+    def load_begins(self, begins: Mapping[str, int]) -> int:
+        """Take over the first binds of programmes without stored days; return where the first open day starts.
+
+        Histories are loaded by then; they are shortened to what the open days need.
+        """
+        for programme, at in begins.items():
+            self._begin(programme, at)
+        for one in self.histories.all_of(Placed, Seated, Contracted):
+            self._begin_with(one)
+        return self.needed_from()
+
+    def load_stays(self, stays: Iterable[Stay], held: set[str]) -> None:
+        """Take over what touches the open days; ``held``: pods that hold still."""
+        self._stays = {stay.uid: stay for stay in stays}
+        self._held = held
+        self.held_pods = len(held)
+        self.histories.forget(self.needed_from(), self._stays.__contains__)
+
+    # -- changing ------------------------------------------------------------------------------------
 
     def apply(self, delta: Delta) -> None:
         """Take over what was committed."""
-        with self._lock:
+        with self.lock:
             for account, sums in delta.closed.items():
-                kept = self._closed.setdefault(account, {})
-                for key, amount in sums.items():
-                    kept[key] = kept.get(key, 0) + amount
+                _add(self._closed.setdefault(account, {}), sums)
+            for (fact, key), history in delta.reread.items():
+                self.histories.replace(fact, key, history)
+            for one in delta.told:
+                self.histories.add(one)
+                self._begin_with(one)
             for _, row in delta.changes:
                 self._place(row)
             self._shown.update(delta.shown)
-            self.terms.update(delta.terms)
             self.failures.update(failure_key(failure) for failure in delta.failures)
             self.watermark = max(self.watermark, delta.watermark)
-            self.held_pods = sum(map(len, self._open.values()))
-
-    def has_total(self, account: Account, month: str, condition: Condition) -> bool:
-        """Say whether the store has a sum of closed holds for these."""
-        return (month, condition) in self._closed.get(account, {})
+            self.held_pods = len(self._held)
+            self._built = {
+                programme: kept for programme, kept in self._built.items() if kept[0] <= delta.since
+            }
+            if delta.days:
+                self._close_days(delta.days)
+            self._is_fresh = False
 
     def _place(self, row: Holding) -> None:
-        account = row.dimensions.account
-        if row.end is None:
-            self._open.setdefault(account, {})[row.uid] = (row.start, row.dimensions.seats)
+        stay = stay_of(row)
+        (self._held.add if row.own_end is None else self._held.discard)(row.uid)
+        if max(stay.end, stay.gone) > self.histories.horizon:
+            self._stays[row.uid] = stay
         else:
-            self._open.get(account, {}).pop(row.uid, None)
+            self._stays.pop(row.uid, None)
+        if stay.account.pool:
+            self._begin(stay.account.programme, stay.start)
+
+    def _begin_with(self, fact: Dated) -> None:
+        if isinstance(fact, Placed | Seated | Contracted):
+            self._begin(fact.programme, fact.since)
+
+    def _begin(self, programme: str, at: int) -> None:
+        if programme:
+            self._begins[programme] = min(at, self._begins.get(programme, at))
+
+    def _close_days(self, days: Mapping[str, DayEnds]) -> None:
+        """Take over until when days are stored, and let go of what no open day needs."""
+        self.days.update(days)
+        for programme in days:
+            self._built.pop(programme, None)
+        horizon = self.needed_from()
+        if horizon > self.histories.horizon:
+            self._stays = {
+                uid: stay for uid, stay in self._stays.items() if max(stay.end, stay.gone) > horizon
+            }
+            self.histories.forget(horizon, self._stays.__contains__)
+
+    # -- days ----------------------------------------------------------------------------------------
+
+    def programmes(self) -> Collection[str]:
+        """Return every programme that there is something to account for."""
+        return sorted(self._begins.keys() | self.days.keys())
+
+    def open_from(self, programme: str) -> int:
+        """Return from when on a programme's time is not in stored days."""
+        ends = self.days.get(programme)
+        if ends is not None:
+            return ends.until
+        return self.calendars.of(programme).day_of(self._begins[programme]).start
+
+    def needed_from(self) -> int:
+        """Return where the first open day of any programme starts: what was before it is not needed."""
+        return min(map(self.open_from, self.programmes()), default=0)
+
+    @property
+    def is_short(self) -> bool:
+        """Say whether a programme turned out to begin before what is in memory: it has to be loaded again."""
+        return self.needed_from() < self.histories.horizon
+
+    def next_day(self, programme: str) -> Day:
+        """Return the first day of a programme that is not stored."""
+        ends = self.days.get(programme)
+        closed = (ends.closed_month, ends.closed_until) if ends else ("", 0)
+        return day_from(self.calendars.of(programme), self.open_from(programme), *closed)
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def has_total(self, account: Account, month: str, condition: Condition) -> bool:
+        """Say whether the store has a sum for these."""
+        return (month, condition) in self._closed.get(account, {})
 
     def sums(self, account: Account) -> Sums:
-        """Return an account's GPU-seconds, closed ones and held ones up to the watermark. Exact."""
-        with self._lock:
-            return self._sums(account)
-
-    def _sums(self, account: Account) -> Sums:
-        sums = dict(self._closed.get(account, {}))
-        held = self._open.get(account)
-        if not held:
-            return sums
-        calendar, terms = self.calendars.of(account.programme), self.terms.get(account.grant_uid, ())
-        first = min(start for start, _ in held.values())
-        # Cut the account's time once, then every hold by the few pieces: 50,000 holds stay cheap.
-        for piece in cut_interval(first, self.watermark, calendar, terms):
-            left, right = piece.start, piece.end
-            amount = sum(
-                seats * (right - max(left, start)) for start, seats in held.values() if start < right
-            )
-            if amount:
-                key = (piece.month, piece.condition)
-                sums[key] = sums.get(key, 0) + amount
-        return sums
+        """Return an account's GPU-seconds up to the watermark. Exact."""
+        return dict(self.read().sums.get(account, {}))
 
     def read(self) -> Reading:
         """Return all sums and counters at one moment.
 
-        Counters never fall: an end that was learnt late takes seconds back that were shown already, and then
-        the counter stands still until the sum has caught up. Sums (and so months) are corrected at once.
+        While a commit is on its way that is the moment before, so it never waits for the database. Counters never
+        fall: what was learnt late may take seconds back that were shown already, and then the counter stands still
+        until the sum has caught up. Sums (and so months) are corrected at once.
         """
-        with self._lock:
-            accounts = dict.fromkeys((*self._closed, *self._open, *(account for account, _ in self._shown)))
-            sums = {account: self._sums(account) for account in accounts}
-            counters = {account: self._counters(account, sums[account]) for account in accounts}
-            return Reading(self.watermark, self.calendars, sums, counters, dict(self.failures))
+        if not self.lock.acquire(blocking=self._last is None):
+            assert self._last is not None
+            return self._last
+        try:
+            if self._last is None or not self._is_fresh:
+                self._last = self._make()
+                self._is_fresh = True
+                self._floored.clear()
+            return self._last
+        finally:
+            self.lock.release()
 
-    def _counters(self, account: Account, sums: Sums) -> dict[Condition, int]:
-        counters: dict[Condition, int] = {}
-        for (_, condition), amount in sums.items():
-            counters[condition] = counters.get(condition, 0) + amount
-        for condition in Condition:
-            floor = self._shown.get((account, condition))
-            if floor is not None:
-                counters[condition] = max(counters.get(condition, 0), floor)
-        return counters
+    def _make(self) -> Reading:
+        sums = {account: dict(kept) for account, kept in self._closed.items()}
+        for programme in self.programmes():
+            for (account, month, condition), amount in self._open_sums(programme):
+                kept = sums.setdefault(account, {})
+                kept[month, condition] = kept.get((month, condition), 0) + amount
+        counters: dict[Account, dict[Condition, int]] = {}
+        for account, kept in sums.items():
+            counted = counters[account] = {}
+            for (_, condition), amount in kept.items():
+                counted[condition] = counted.get(condition, 0) + amount
+        for (account, condition), floor in self._shown.items():
+            counted = counters.setdefault(account, {})
+            counted[condition] = max(counted.get(condition, 0), floor)
+        return Reading(self.watermark, self.calendars, sums, counters, dict(self.failures))
+
+    def _open_sums(self, programme: str) -> Iterable[tuple[tuple[Account, str, Condition], int]]:
+        """Yield the sums of a programme's open days up to the watermark, by account, month and condition."""
+        until, settled = self._built.get(programme, (self.open_from(programme), {}))
+        if self.watermark - until > _LIVE_SECONDS:
+            edge = self.watermark - _SETTLED_SECONDS
+            self._build(programme, until, edge, settled)
+            until = edge
+        self._built[programme] = (until, settled)
+        live: dict[tuple[Account, str, Condition], int] = {}
+        self._build(programme, until, self.watermark, live)
+        yield from settled.items()
+        yield from live.items()
+
+    def _build(
+        self, programme: str, start: int, end: int, into: dict[tuple[Account, str, Condition], int]
+    ) -> None:
+        calendar, first = self.calendars.of(programme), self.next_day(programme)
+        while start < end:
+            if start < first.end:
+                name, edge = first.month, first.end
+            else:
+                month = calendar.month_of(start)
+                name, edge = month.name, month.end
+            edge = min(edge, end)
+            stays = [stay for stay in self._stays.values() if stay.end > start or stay.gone > start]
+            for cell, amount in build(facts_of(self.histories, stays), programme, start, edge).cells.items():
+                key = (cell.account, name, cell.condition)
+                into[key] = into.get(key, 0) + amount
+            start = edge
 
     def used_by_grant(self) -> dict[str, tuple[int, int]]:
         """Return grant uid -> Used GPU-seconds in all, and of the running month; for budgets and status."""
@@ -140,28 +284,35 @@ class Tally:
             used[account.grant_uid] = (whole, month)
         return used
 
-    # -- working out a commit ------------------------------------------------------------------------
+    # -- what was shown ------------------------------------------------------------------------------
 
-    def sums_until(self, row: Holding, end: int | None, terms: Mapping[str, Terms] | None = None) -> Sums:
-        """Return what a row amounts to up to ``end``; nothing for None."""
-        if end is None:
+    def floors_of(self, pools: Collection[str], since: int) -> dict[Series, int]:
+        """Return what the counters of some pools ("*": of all) show, if ``since`` was shown to anybody already."""
+        shown = self.read() if self._last is None else self._last
+        if since >= shown.watermark:
             return {}
-        account = row.dimensions.account
-        own_terms = (terms or {}).get(account.grant_uid, self.terms.get(account.grant_uid, ()))
-        return row_sums(row, end, self.calendars.of(account.programme), own_terms)
+        wanted = set(pools) - self._floored
+        if "*" in self._floored or not wanted:
+            return {}
+        self._floored |= wanted
+        return self._not_kept(shown, lambda account, _: account.pool in wanted or "*" in wanted)
 
-    def shown_now(self, falls: Iterable[tuple[Account, Condition]]) -> dict[tuple[Account, Condition], int]:
-        """Return what these counters show now: the floor they must not fall below."""
-        with self._lock:
-            return {
-                (account, condition): self._counters(account, self._sums(account)).get(condition, 0)
-                for account, condition in falls
-            }
+    def floors_of_falls(self, moved: Mapping[Account, Sums]) -> dict[Series, int]:
+        """Return what counters show whose sum falls by this."""
+        shown = self.read() if self._last is None else self._last
+        falls: Counter[Series] = Counter()
+        for account, sums in moved.items():
+            for (_, condition), amount in sums.items():
+                falls[account, condition] += amount
+        return self._not_kept(shown, lambda account, condition: falls[account, condition] < 0)
 
-
-def row_sums(row: Holding, end: int, calendar: Calendar, terms: Terms) -> Sums:
-    """Return a row's GPU-seconds by month and condition up to ``end``."""
-    return seat_seconds(cut_interval(row.start, end, calendar, terms), row.dimensions.seats)
+    def _not_kept(self, shown: Reading, wanted: Any) -> dict[Series, int]:
+        return {
+            (account, condition): amount
+            for account, counters in shown.counters.items()
+            for condition, amount in counters.items()
+            if wanted(account, condition) and amount > self._shown.get((account, condition), 0)
+        }
 
 
 def failure_key(failure: Failure) -> FailureKey:
@@ -174,3 +325,8 @@ def failure_key(failure: Failure) -> FailureKey:
         failure.share,
         failure.cause,
     )
+
+
+def _add(sums: Sums, more: Sums) -> None:
+    for key, amount in more.items():
+        sums[key] = sums.get(key, 0) + amount

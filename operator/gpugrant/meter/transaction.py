@@ -8,45 +8,46 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Connection, insert, select, update
 
 from gpugrant.meter.booking import Crowding, Holding, book, settle_server
-from gpugrant.meter.cutting import Terms
+from gpugrant.meter.day_tables import floors
+from gpugrant.meter.days import add_day, mark_stale
 from gpugrant.meter.facts import (
     Account,
-    Condition,
+    Announced,
+    Claimed,
+    Contracted,
     Ended,
     Fact,
     Failure,
     Gap,
     GrantTerms,
+    Health,
     Held,
+    Named,
+    Placed,
+    Seated,
     SettingsVersion,
+    Unwell,
 )
+from gpugrant.meter.histories import FOR_EVER, KINDS, Dated, Key, Told, novel, put_in, read_history
+from gpugrant.meter.months import day_from
 from gpugrant.meter.rows import (
     Accounts,
-    add_to,
     holding_values,
     holdings_by_uid,
-    holdings_of_accounts,
     holdings_on,
     once,
     set_to,
     write_ends,
 )
-from gpugrant.meter.tables import (
-    failures,
-    floors,
-    gaps,
-    grant_terms,
-    holdings,
-    ledger,
-    settings_versions,
-    totals,
-)
-from gpugrant.meter.tally import Delta, Sums, Tally
+from gpugrant.meter.tables import failures, gaps, holdings, ledger, settings_versions
+from gpugrant.meter.tally import DayEnds, Delta, Series, Tally
 
 Change = tuple[Holding | None, Holding]
+EVERY_POOL = "*"
 
 
 class SupersededError(Exception):
@@ -58,12 +59,35 @@ class Written(Struct, frozen=True):
 
     delta: Delta
     accounts: Mapping[Account, int]
-    terms: tuple[GrantTerms, ...]
     checked: tuple[tuple[str, int, tuple[Holding, ...]], ...]  # server, since, its rows that end later
 
 
+def take_lock(connection: Connection, writes: int) -> int:
+    """Take the write lock and return the stored watermark.
+
+    ``writes`` is the number of the last write we know of; raises SupersededError where somebody else wrote.
+    """
+    connection.execute(update(ledger).values(writes=ledger.c.writes + 1))
+    state = connection.execute(select(ledger.c.writes, ledger.c.watermark)).one()
+    if state.writes != writes + 1:
+        raise SupersededError("another process wrote to the ledger; loading it again")
+    return int(state.watermark)
+
+
+def write_floors(
+    connection: Connection,
+    shown: Mapping[Series, int],
+    ids: Mapping[Account, int],
+    step: Callable[[str], None],
+) -> None:
+    """Keep what counters have shown."""
+    for (account, condition), amount in shown.items():
+        set_to(connection, floors, {"account_id": ids[account], "condition": condition.value}, amount)
+    step("floors")
+
+
 class Transaction:
-    """Writes a batch against what is known: accounts, crowding, sums, terms."""
+    """Writes a batch against what is known: accounts, crowding, sums, histories."""
 
     def __init__(
         self,
@@ -71,30 +95,31 @@ class Transaction:
         accounts: Accounts,
         crowding: Crowding,
         tally: Tally,
-        last_terms: Mapping[str, GrantTerms],
+        opened_at: int,
         step: Callable[[str], None],
     ) -> None:
         self._connection = connection
         self._accounts = accounts
         self._crowding = crowding
         self._tally = tally
-        self._last_terms = dict(last_terms)
+        self._opened_at = opened_at
         self._step = step
         self._found: dict[Account, int] = {}
-        self._terms: dict[str, Terms] = {}  # histories that this batch makes longer
-        self._new_terms: list[GrantTerms] = []
+        self._histories: dict[tuple[type[Any], Key], list[Dated]] = {}  # as this batch makes them
+        self._reread: dict[tuple[type[Any], Key], list[Dated]] = {}
+        self._told: list[Dated] = []
         self._checked: list[tuple[str, int, tuple[Holding, ...]]] = []
+        self._touched: list[tuple[int, int]] = []  # [since, until) in which things are otherwise now
+        self._pools: set[str] = set()
+        self._begins: dict[str, int] = {}
 
     def write(self, facts: Sequence[Fact], watermark: int, writes: int) -> Written:
         """Write the batch. ``writes`` is the number of the last write we know of; raises SupersededError."""
         # 1. Take the write lock; make sure that nobody else wrote since we looked.
-        self._connection.execute(update(ledger).values(writes=ledger.c.writes + 1))
-        state = self._connection.execute(select(ledger)).mappings().one()
-        if state["writes"] != writes + 1:
-            raise SupersededError("another process wrote to the ledger; loading it again")
+        stored = take_lock(self._connection, writes)
         self._step("locked")
         # 2. Facts that stand for themselves.
-        self._write_terms(one for one in facts if isinstance(one, GrantTerms))
+        self._write_histories([one for one in facts if type(one) in KINDS])  # type: ignore[misc]
         self._write_settings(one for one in facts if isinstance(one, SettingsVersion))
         new_failures = self._write_failures(one for one in facts if isinstance(one, Failure))
         self._write_gaps(one for one in facts if isinstance(one, Gap))
@@ -102,17 +127,19 @@ class Transaction:
         # 3. What becomes of the rows of the pods they speak of, and of the rows these push aside.
         changes = self._book([one for one in facts if isinstance(one, Held | Ended)])
         self._write_rows(changes)
-        # 4. The sums of what is closed, and the floor of counters that would fall.
-        told = [*changes, *((row, row) for row in self._retold({row.uid for _, row in changes}))]
-        closed = self._write_totals(told)
-        shown = self._write_floors(told)
+        # 4. What days that are stored, and counters that were shown, do not know yet.
+        since = min((start for start, _ in self._touched), default=FOR_EVER)
+        days = self._mark_days()
+        shown = self._write_floors(since)
         # 5. The watermark.
-        mark = max(watermark, state["watermark"])
-        if mark > state["watermark"]:
+        mark = max(watermark, stored)
+        if mark > stored:
             self._connection.execute(update(ledger).values(watermark=mark))
         self._step("watermark")
-        delta = Delta(tuple(changes), closed, shown, self._terms, tuple(new_failures), mark)
-        return Written(delta, self._found, tuple(self._new_terms), tuple(self._checked))
+        delta = Delta(
+            tuple(changes), tuple(self._told), self._reread, {}, shown, days, tuple(new_failures), mark, since
+        )
+        return Written(delta, self._found, tuple(self._checked))
 
     # -- holds ---------------------------------------------------------------------------------------
 
@@ -144,82 +171,127 @@ class Transaction:
         self._step("inserted")
         write_ends(self._connection, [row for old, row in changes if old is not None])
         self._step("ended")
+        for old, row in changes:
+            account = row.dimensions.account
+            self._touch(_first_change(old, row), _last_change(old, row), row.dimensions.server, account.pool)
+            if account.pool:
+                self._begin(account.programme, row.start)
 
     def _know_accounts(self, accounts: Iterable[Account]) -> None:
         self._found |= self._accounts.ids(self._connection, set(accounts) - self._found.keys())
 
-    # -- sums ----------------------------------------------------------------------------------------
+    # -- what is otherwise now -----------------------------------------------------------------------
 
-    def _retold(self, changed: set[str]) -> list[Holding]:
-        """Return closed rows that did not change, but whose grant's term did within their time."""
-        if not self._terms:
-            return []
-        since = min(history[-1][0] for history in self._terms.values())
-        numbers = self._accounts.of_grants(self._terms)
-        rows = holdings_of_accounts(self._connection, self._accounts, numbers, since).values()
-        return [row for row in rows if row.end is not None and row.uid not in changed]
+    def _touch(self, since: int, until: int, server: str = "", pool: str = "") -> None:
+        """Take note that [since, until) is otherwise than it was, and in which pools."""
+        if since >= until:
+            return
+        self._touched.append((since, until))
+        self._pools.add(pool)
+        for placed in self._tally.histories.of(Placed).get(server, ()) if server else ():
+            self._pools.add(placed.pool)
 
-    def _write_totals(self, told: Sequence[Change]) -> dict[Account, Sums]:
-        """Bring the totals up to date; return by how much they change."""
-        moved: dict[Account, Sums] = {}
-        for old, new in told:
-            if old is not None:
-                _add(moved, old.dimensions.account, self._tally.sums_until(old, old.end), -1)
-            _add(moved, new.dimensions.account, self._tally.sums_until(new, new.end, self._terms), 1)
-        self._know_accounts(moved)
-        # A sum that comes back to zero keeps its row; a change of zero writes none.
-        moved = {
-            account: {key: more for key, more in sums.items() if more} for account, sums in moved.items()
-        }
-        known: list[dict[str, Any]] = []
-        fresh: list[dict[str, Any]] = []
-        for account, sums in moved.items():
-            for (month, condition), amount in sums.items():
-                row = {"account_id": self._found[account], "month": month, "condition": condition}
-                there = self._tally.has_total(account, month, condition)
-                (known if there else fresh).append(row | {"gpu_seconds": amount})
-        add_to(self._connection, totals, known, fresh)
-        self._step("totals")
-        return moved
+    def _begin(self, programme: str, at: int) -> None:
+        if programme:
+            self._begins[programme] = min(at, self._begins.get(programme, at))
 
-    def _write_floors(self, told: Sequence[Change]) -> dict[tuple[Account, Condition], int]:
-        """Keep what counters show of which a part turns out not to have been so."""
-        mark = self._tally.watermark
-        moved: dict[Account, Sums] = {}
-        for old, new in told:
-            if old is not None:
-                _add(moved, old.dimensions.account, self._tally.sums_until(old, _shown_until(old, mark)), -1)
-            until = _shown_until(new, mark)
-            _add(moved, new.dimensions.account, self._tally.sums_until(new, until, self._terms), 1)
-        fallen: dict[tuple[Account, Condition], int] = {}
-        for account, sums in moved.items():
-            for (_, condition), amount in sums.items():
-                fallen[account, condition] = fallen.get((account, condition), 0) + amount
-        shown = self._tally.shown_now(key for key, amount in fallen.items() if amount < 0)
-        for (account, condition), amount in shown.items():
-            key = {"account_id": self._found[account], "condition": condition}
-            set_to(self._connection, floors, key, amount)
-        self._step("floors")
+    def _mark_days(self) -> dict[str, DayEnds]:
+        """Mark the stored days that are otherwise now; add those before the first, where there was nothing yet."""
+        ends = self._tally.days
+        latest = max((one.until for one in ends.values()), default=0)
+        for since, until in self._touched:
+            if since < latest:
+                mark_stale(self._connection, since, until)
+        grown: dict[str, DayEnds] = {}
+        for programme, begin in self._begins.items():
+            known = ends.get(programme)
+            if known is not None and begin < known.first:
+                grown[programme] = replace(known, first=self._add_days_before(programme, known.first, begin))
+        self._step("days")
+        return grown
+
+    def _add_days_before(self, programme: str, first: int, begin: int) -> int:
+        """Write the days from that of ``begin`` to the first stored one, to be summed; return where they start."""
+        calendar = self._tally.calendars.of(programme)
+        start = at = calendar.day_of(begin).start
+        while at < first:
+            day = day_from(calendar, at)
+            add_day(self._connection, programme, replace(day, end=min(day.end, first)), stale=True)
+            at = day.end
+        return start
+
+    def _write_floors(self, since: int) -> dict[Series, int]:
+        """Keep what counters show that speak of a time of which a part turns out not to have been so."""
+        shown = self._tally.floors_of(self._pools, since)
+        self._know_accounts(account for account, _ in shown)
+        write_floors(self._connection, shown, self._found, self._step)
         return shown
 
     # -- facts that stand for themselves -------------------------------------------------------------
 
-    def _write_terms(self, seen: Iterable[GrantTerms]) -> None:
-        """Append to the histories of grants what is new."""
-        for terms in seen:
-            uid, last = terms.grant_uid, self._last_terms.get(terms.grant_uid)
-            if last is not None and msgspec.structs.replace(terms, since=last.since) == last:
+    def _write_histories(self, facts: Sequence[Dated]) -> None:
+        """Append to histories what is new."""
+        for fact in facts:
+            kind = KINDS[type(fact)]
+            key = kind.key(fact)
+            history = self._history(type(fact), key)
+            one = self._in_time(fact, history)
+            if one.since < self._tally.histories.horizon and (kind.fact, key) not in self._reread:
+                history[:] = read_history(self._connection, kind, key)
+                self._reread[kind.fact, key] = list(history)
+            told = novel(kind, history, one)
+            if told is None:
                 continue
+            self._connection.execute(insert(kind.table).values(kind.values(one)))
+            put_in(history, one)
+            self._told.append(one)
+            self._tell(told)
+
+    def _history(self, fact: type[Any], key: Key) -> list[Dated]:
+        found = self._histories.get((fact, key))
+        if found is None:
+            found = self._histories[fact, key] = list(self._tally.histories.of(fact).get(key, ()))
+        return found
+
+    def _in_time(self, fact: Dated, history: Sequence[Dated]) -> Dated:
+        """Return a fact as of when it counts."""
+        if isinstance(fact, GrantTerms):
+            if history and replace(fact, since=history[-1].since) == history[-1]:
+                return replace(fact, since=history[-1].since)
             # Never into time that is counted already: an edit does not rewrite what was.
-            since = max(terms.since, self._tally.watermark, last.since + 1 if last else 0)
-            new = msgspec.structs.replace(terms, since=since)
-            values = msgspec.structs.asdict(new)
-            values |= {"term_start": values.pop("start"), "term_end": values.pop("end")}
-            self._connection.execute(insert(grant_terms).values(values))
-            self._last_terms[uid] = new
-            self._new_terms.append(new)
-            history = self._terms.get(uid, self._tally.terms.get(uid, ()))
-            self._terms[uid] = (*history, (since, new.end))
+            last = history[-1].since + 1 if history else 0
+            return replace(fact, since=max(fact.since, self._tally.watermark, last))
+        if isinstance(fact, Placed | Seated | Contracted | Claimed):
+            # What was before there was a ledger is nobody's account.
+            return replace(fact, since=max(fact.since, self._opened_at))
+        return replace(fact, since=max(fact.since, 0))
+
+    def _tell(self, told: Told) -> None:
+        """Take note of what a fact touches."""
+        fact, since = told.fact, told.fact.since
+        if isinstance(fact, Named):
+            return  # names are of no account
+        if isinstance(fact, GrantTerms):
+            if len(self._history(GrantTerms, fact.grant_uid)) == 1 and self._is_known(fact.grant_uid):
+                since = min(since, fact.start, fact.end)  # the first terms hold for the time before them too
+            self._touch(since, told.until, pool=EVERY_POOL)
+        elif isinstance(fact, Placed | Health | Unwell | Announced | Claimed):
+            self._touch(since, told.until, fact.server, fact.pool if isinstance(fact, Placed) else "")
+        else:
+            self._touch(since, told.until, pool=fact.pool)
+            previous = self._history(type(fact), KINDS[type(fact)].key(fact))
+            self._pools.update(one.pool for one in previous if isinstance(one, Seated))
+        if isinstance(fact, Placed | Seated | Contracted):
+            self._begin(fact.programme, fact.since)
+
+    def _is_known(self, grant: str) -> bool:
+        """Say whether anything was on a grant's account before its terms were told."""
+        histories = self._tally.histories
+        return (
+            grant in histories.of(Seated)
+            or any(uid == grant for _, uid in histories.of(Claimed))
+            or any(account.grant_uid == grant for account in self._accounts.all())
+        )
 
     def _write_settings(self, versions: Iterable[SettingsVersion]) -> None:
         for version in versions:
@@ -247,12 +319,16 @@ def _uid(fact: Held | Ended) -> str:
     return fact.hold.uid if isinstance(fact, Ended) else fact.uid
 
 
-def _shown_until(row: Holding, mark: int) -> int:
-    """Return until when a row counts in what is shown at the watermark."""
-    return max(mark, row.start) if row.end is None else row.end
+def _ends(row: Holding) -> tuple[int, int]:
+    """Return when a row's seats are free for certain by what is known: held until, unseen until."""
+    end = FOR_EVER if row.end is None else row.end
+    return end, max(end, row.gone_at)
 
 
-def _add(sums: dict[Account, Sums], account: Account, more: Sums, sign: int) -> None:
-    kept = sums.setdefault(account, {})
-    for key, amount in more.items():
-        kept[key] = kept.get(key, 0) + sign * amount
+def _first_change(old: Holding | None, new: Holding) -> int:
+    """Return the first second that a row's change makes otherwise."""
+    return new.start if old is None else min(_ends(old)[0], _ends(new)[0])
+
+
+def _last_change(old: Holding | None, new: Holding) -> int:
+    return max(_ends(new)[1], 0 if old is None else _ends(old)[1])

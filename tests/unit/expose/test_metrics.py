@@ -134,13 +134,13 @@ def test_months_are_shown_apart_the_running_one_and_the_last_two(store):
 
 @pytest.mark.parametrize("amount", [1, 999_999, 1_000_000, 1_234_567, 12_345_678_901, 2**53 - 1])
 def test_integers_come_out_exactly(store, amount):
-    store.commit([ended("a", T, T + 1, a_place(seats=amount))])
+    store.commit([ended("a", T, T + 1, a_place(seats=amount))], T + 1)
     labels = {**OF_GRANT, "owner": "grant", "condition": "Used"}
     assert value(page(store), "gpugrant_gpu_seconds_total", **labels) == amount
 
 
 def test_integers_are_written_as_integers(store):
-    store.commit([ended("a", T, T + 1, a_place(seats=12_345_678_901))])
+    store.commit([ended("a", T, T + 1, a_place(seats=12_345_678_901))], T + 1)
     assert '{programme="purchase-2025",' in page(store)
     assert "} 12345678901\n" in page(store)
 
@@ -179,7 +179,7 @@ def test_the_metrics_of_other_parts_are_on_the_same_page_as_prometheus_reads_the
 
 def test_two_grants_one_after_the_other_under_one_name_are_one_series(store):
     again = an_account("pretrain", grant_uid="another-uid")
-    store.commit([ended("a", T, T + 10), ended("b", T + 10, T + 20, a_place(again))])
+    store.commit([ended("a", T, T + 10), ended("b", T + 10, T + 20, a_place(again))], T + 20)
     labels = {**OF_GRANT, "owner": "grant", "condition": "Used"}
     assert value(page(store), "gpugrant_gpu_seconds_total", **labels) == 160
 
@@ -197,7 +197,7 @@ def test_what_is_on_no_pool_is_kept_in_the_ledger_and_shown_on_no_series(store):
 def test_use_of_a_budget_holds_over_re_creation_of_the_grant(store):
     first = an_account("pretrain", grant_uid="first", award="2025-017")
     second = an_account("pretrain", grant_uid="uid-of-pretrain", award="2025-017")
-    store.commit([ended("a", T, T + 10, a_place(first)), ended("b", T + 10, T + 20, a_place(second))])
+    store.commit([ended("a", T, T + 10, a_place(first)), ended("b", T + 10, T + 20, a_place(second))], T + 20)
     assert value(page(store), "gpugrant_grant_budget_used_gpu_seconds", **OF_GRANT) == 160
 
 

@@ -11,10 +11,15 @@ import pytest
 
 from meter_kit.feed import feed
 
-STEPS = 32
+STEPS = 53
 TABLES = {
     "holdings": "uid, account_id, server, seats, held_from, held_until, own_until, end_reason",
     "totals": "account_id, month, condition, gpu_seconds",
+    "cells": "day_id, account_id, condition, reason, gpu_seconds",
+    "days": "programme, name, start_at, end_at, stale",
+    "day_digests": "day_id, provider, sha256, revision",
+    "health": "server, aspect, since, value",
+    "placements": "server, since, seats",
     "grant_terms": "grant_uid, term_end",
     "accounts": "digest",
     "ledger": "watermark",
@@ -43,7 +48,9 @@ def undisturbed(tmp_path_factory):
 
 
 def test_an_undisturbed_feed_adds_up(undisturbed):
-    assert sum(amount for *_, amount in undisturbed["totals"]) == 8 * (88 + 95 + 42)
+    seats, days = 16, 2
+    assert sum(amount for *_, amount in undisturbed["totals"]) == seats * 50 * days
+    assert [row[-1] for row in undisturbed["day_digests"]] == [1, 0]
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))

@@ -294,6 +294,7 @@ async def test_settings_in_force_decide_how_months_are_cut(bench):
     meter = await bench.start()
     meter.observe_settings("digest", "text", Calendars(period=60))
     meter.observe_pod(finished(at=T + 90))
+    bench.now = T + 100
     await meter.drained()
     assert sorted(bench.sums().values()) == [240, 480]
 

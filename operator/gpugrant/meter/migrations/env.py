@@ -2,6 +2,7 @@
 
 from alembic import context
 
+import gpugrant.meter.day_tables  # noqa: F401 (its tables are in the metadata)
 from gpugrant.meter.tables import metadata
 
 connection = context.config.attributes["connection"]
