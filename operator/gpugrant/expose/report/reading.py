@@ -1,5 +1,6 @@
 """Reading a folder that somebody handed over: regular files of known names and sane size, and nothing else."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -102,21 +103,27 @@ class _NotRead(ValueError):
 
 
 def _read_file(folder: int, name: str) -> bytes:
+    # Without O_NONBLOCK a pipe would keep us waiting for somebody to write.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        # Without O_NONBLOCK a pipe would keep us waiting for somebody to write.
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        descriptor = os.open(name, flags, dir_fd=folder)
     except OSError as error:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISLNK(found.st_mode):
-            raise _NotRead("it is a link, not a file") from None
-        raise _NotRead(f"it cannot be read: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
+        link = error.errno == errno.ELOOP
+        raise _NotRead(
+            "it is a link, not a file" if link else f"it cannot be read: {error.strerror}"
+        ) from None
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise _NotRead("it is not a file")
         if found.st_size > MOST_BYTES:
             raise _NotRead(f"it has {found.st_size} bytes; no month has more than {MOST_BYTES}")
-        data = file.read(MOST_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise _NotRead(f"it cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(data) > MOST_BYTES:
         raise _NotRead(f"it has more than {MOST_BYTES} bytes")
     return data

@@ -48,7 +48,7 @@ def load_key(path: Path, create: bool = False) -> Ed25519PrivateKey:
 
 def _read_private(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise KeyRefused(f"the signing key {path} is not a file")
@@ -57,7 +57,9 @@ def _read_private(path: Path) -> bytes:
                 f"the signing key {path} can be read or changed by others (mode {mode & 0o777:04o}): "
                 f"chmod 600 {path}, and make a new key if others may have read it"
             )
-        return file.read(_MOST_BYTES)
+        return os.read(descriptor, _MOST_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _write_new_key(path: Path) -> None:
