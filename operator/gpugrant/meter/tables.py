@@ -89,7 +89,7 @@ holdings = Table(
     Column("waited", BigInteger, nullable=False),
     Index(None, "server", "own_until"),
     Index(None, "held_from"),
-    Index(None, "held_until"),
+    Index(None, "held_until", "held_from"),  # what touches a day is found without reading what came after it
 )
 _open = holdings.c.own_until.is_(None)
 Index("ix_holdings_open", holdings.c.id, sqlite_where=_open, postgresql_where=_open)

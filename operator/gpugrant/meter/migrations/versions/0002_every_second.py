@@ -218,7 +218,9 @@ def upgrade() -> None:
     )
     op.drop_index(op.f("ix_holdings_account_id_own_until"), table_name="holdings")
     op.create_index(op.f("ix_holdings_held_from"), "holdings", ["held_from"], unique=False)
-    op.create_index(op.f("ix_holdings_held_until"), "holdings", ["held_until"], unique=False)
+    op.create_index(
+        op.f("ix_holdings_held_until_held_from"), "holdings", ["held_until", "held_from"], unique=False
+    )
     op.create_index(
         "ix_holdings_unseen",
         "holdings",
