@@ -80,6 +80,9 @@ def test_a_signature_is_of_this_key_and_this_data():
 # -- by hand -------------------------------------------------------------------------------------------
 
 
+needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_folder(render(a_month(), KEY), tmp_path / "november")
@@ -99,9 +102,7 @@ def _by_hand(folder: Path) -> list[subprocess.CompletedProcess[str]]:
     ]
 
 
-pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
-
-
+@needs_openssl
 def test_the_documented_commands_accept_a_true_folder(folder: Path):
     signature, fingerprint, digests = _by_hand(folder)
     assert (signature.returncode, signature.stdout.strip()) == (0, "Signature Verified Successfully")
@@ -116,12 +117,14 @@ def test_the_documented_commands_accept_a_true_folder(folder: Path):
     ]  # fmt: skip
 
 
+@needs_openssl
 def test_the_documented_commands_refuse_a_changed_manifest(folder: Path):
     manifest = folder / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b'"Closed"', b'"closed"'))
     assert _by_hand(folder)[0].returncode != 0
 
 
+@needs_openssl
 def test_the_documented_commands_refuse_a_changed_table(folder: Path):
     awards = folder / "awards.csv"
     awards.write_bytes(awards.read_bytes().replace(b"64", b"65", 1))
@@ -130,6 +133,7 @@ def test_the_documented_commands_refuse_a_changed_table(folder: Path):
     assert "awards.csv: FAILED" in digests.stdout
 
 
+@needs_openssl
 def test_a_key_that_openssl_made_signs(tmp_path: Path):
     path = tmp_path / "key.pem"
     subprocess.run(
