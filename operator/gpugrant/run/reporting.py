@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpugrant.decide.reasons import Verdict
 from gpugrant.decide.statuses import Doc
@@ -68,7 +69,9 @@ class _Known(Struct):
 
     figures: Figures | None = None
     built_at: int = 0
+    is_news: bool = False  # the object does not show these figures yet
     settings: str = ""  # by which it was built
+    refused: str = ""  # why it could not be closed though everything held
     trouble: str = ""  # what went wrong with it last
     fault: Verdict = _VALID  # of a closed month's folder
     look_at: float = 0.0  # monotonic; when to look at the folder again
@@ -193,30 +196,30 @@ class Reporting:
         self, seen: Seen, known: _Known, standing: Standing, report: Report | None, look: Look
     ) -> None:
         old = report.status if report else {}
-        built = self._is_due(known, standing, old, look.settings)
-        if built:
+        if self._is_due(known, standing, old, look.settings):
             known.figures = await self._ask(lambda books: self._clerk.count(books, seen))
-            known.built_at, known.settings = standing.now, look.settings
-        figures = known.figures
-        if figures is None:
+            known.built_at, known.settings, known.refused = standing.now, look.settings, ""
+            known.is_news = True
+        if known.figures is None:
             return  # runs, and what the object says is fresh enough
-        if not hindrances(standing, figures):
+        standing = replace(standing, unable=standing.unable or known.refused)
+        if not hindrances(standing, known.figures):
             closing = await self._close(seen, known, standing, old)
             if closing is not None:
                 await self._closed(seen, known, standing, report, closing)
                 return
-            built = True
+            standing = replace(standing, unable=known.refused)
         if is_closed(old):
-            words = (
+            words = known.refused or (
                 f"the ledger does not know that this month is closed, with manifest {manifest_in(old)}: "
                 "restore a ledger from after its closing"
             )
             wanted = closed_status(old, standing, None, None, Verdict(False, "NotInLedger", words))
         else:
-            wanted = open_status(old, standing, known.figures or figures)
+            wanted = open_status(old, standing, known.figures)
         # Figures are written when they are built; in between, what people must know.
-        if built or report is None or says(old) != says(wanted):
-            await self._write(seen, report, wanted)
+        if known.is_news or report is None or says(old) != says(wanted):
+            known.is_news = not await self._write(seen, report, wanted)
 
     def _is_due(self, known: _Known, standing: Standing, old: Doc, settings: str) -> bool:
         """Say whether a month is to be counted (again)."""
@@ -236,10 +239,15 @@ class Reporting:
     async def _close(self, seen: Seen, known: _Known, standing: Standing, old: Doc) -> Closing | None:
         """Close a month in the ledger, if that holds which held when it was counted last."""
         named = manifest_in(old) if is_closed(old) else ""
-        known.figures, closing = await self._ask(
-            lambda books: self._clerk.close(books, seen, standing, named)
-        )
-        known.built_at = standing.now
+        known.built_at, known.is_news = standing.now, True
+        try:
+            known.figures, closing = await self._ask(
+                lambda books: self._clerk.close(books, seen, standing, named)
+            )
+        except ShelfError as error:
+            known.refused = str(error)  # until it is counted again
+            self._trouble(seen, known, known.refused)
+            return None
         if closing is not None:
             log.info("report %s is closed, manifest sha256 %s", seen.name, closing.manifest_sha256)
         return closing
@@ -301,10 +309,10 @@ class Reporting:
 
     # -- the object ----------------------------------------------------------------------------------
 
-    async def _write(self, seen: Seen, report: Report | None, wanted: Doc) -> None:
-        """Write a status, on an object made anew where there is none, and tell what is news."""
+    async def _write(self, seen: Seen, report: Report | None, wanted: Doc) -> bool:
+        """Write a status, on an object made anew where there is none; say whether the object is as wanted now."""
         if not self._may_write.is_set() or not self._reports.are_known:
-            return
+            return False
         if report is None:
             spec = {"programme": seen.programme, "provider": seen.provider, "month": seen.month.name}
             if mark := next((mark for mark in seen.marks if mark.kind == ACKNOWLEDGE and mark.by), None):
@@ -314,12 +322,13 @@ class Reporting:
         elif (report.programme, report.provider) != (seen.programme, seen.provider):
             raise ShelfError(f"its UsageReport is that of ({report.programme}, {report.provider})")
         if not await self._reports.write_status(report, wanted):
-            return
+            return True
         self._step("written")
         for kind in (CLOSED, ACKNOWLEDGED, OVERDUE):
             if (kind, "True") in says(wanted) and (kind, "True") not in says(report.status):
                 words = message_of(wanted, kind)
                 self._tell(report.about, kind, words, self._clock(), warning=kind == OVERDUE)
+        return True
 
     # -- words ---------------------------------------------------------------------------------------
 
@@ -329,7 +338,7 @@ class Reporting:
         self._said = words
 
     def _trouble(self, seen: Seen, known: _Known, words: str) -> None:
-        words = words or ("" if known.fault.ok else known.fault.message)
+        words = words or known.refused or ("" if known.fault.ok else known.fault.message)
         if words and words != known.trouble:
             log.error("report %s: %s", seen.name, words)
         known.trouble = words
