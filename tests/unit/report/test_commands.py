@@ -14,7 +14,7 @@ from gpugrant.expose.report import signing
 from gpugrant.expose.report.checking import verify
 from gpugrant.expose.report.commands import report
 from gpugrant.expose.report.files import render, write_folder
-from gpugrant.expose.report.source import ReportRow
+from gpugrant.expose.report.source import LedgerUnreadable, ReportRow
 from gpugrant.meter.month import Identity
 from unit.report.months import KEY, OTHER_KEY, a_month
 
@@ -128,6 +128,15 @@ def test_a_name_that_is_not_there(run, tmp_path, command):
     assert f'report "purchase-2025-nhn-cloud-2026-1" not found; did you mean {NOVEMBER}?' in ended.stderr
 
 
+def test_a_ledger_that_cannot_be_read_is_told_in_words(run, kept, monkeypatch):
+    def away():
+        raise LedgerUnreadable("the ledger is locked: end what holds it")
+
+    monkeypatch.setattr(kept, "names", away)
+    ended = run("list")
+    assert (ended.exit_code, ended.stderr) == (1, "Error: the ledger is locked: end what holds it\n")
+
+
 def test_without_a_ledger_the_usage_is_wrong(run):
     ended = run("list", ledger=False)
     assert ended.exit_code == 2
@@ -164,6 +173,14 @@ def test_get_replaces_only_the_same_month_provisional(run, kept, tmp_path):
     ended = run("get", NOVEMBER)
     assert ended.exit_code == 1 and "holds something else" in ended.stderr
     assert json.loads((tmp_path / NOVEMBER / "usage.json").read_bytes())["awards"][0]["gpus"] == 64
+
+
+def test_get_does_not_take_others_files_away(run, tmp_path):
+    assert run("get", NOVEMBER, "--create-key").exit_code == 0
+    (tmp_path / NOVEMBER / "notes.txt").write_text("asked on the phone")
+    ended = run("get", NOVEMBER)
+    assert ended.exit_code == 0 or "move it away" in ended.stderr
+    assert (tmp_path / NOVEMBER / "notes.txt").read_text() == "asked on the phone"
 
 
 def test_get_does_not_write_a_closed_month_that_fails_its_check(run, kept, tmp_path):

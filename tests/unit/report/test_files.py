@@ -162,6 +162,32 @@ def test_a_month_that_is_not_closed_says_so():
     assert check_files(files).problems == ()
 
 
+def test_a_short_month_that_a_period_makes_is_a_month():
+    """Its one day has its name."""
+    name, start = "2026-11-22t211930z", 1_795_382_370
+    whole = a_month(corrections=False)
+    lines = tuple(
+        replace(line, day=name) for line in whole.lines if line.day == "2026-11-30" and line.owner != "grant"
+    )
+    counted = sum(line.gpu_seconds for line in lines)
+    short = replace(
+        whole,
+        month=name,
+        start=start,
+        end=start + 30,
+        until=start + 30,
+        closed_at=start + 31,
+        lines=lines,
+        awards=(),
+        incidents=(),
+        identities=(Identity("seats x seconds", "nhn-b200", counted, counted),),
+        days=tuple(DayDigest(day, sha256) for day, sha256 in day_digests(lines).items()),
+    )
+    assert check_files(render(short, KEY)).problems == ()
+    missing = check_files(render(replace(short, days=()), KEY)).problems
+    assert any("rows of days without a digest" in problem.message for problem in missing)
+
+
 def names_in(folder):
     return [path.name for path in folder.iterdir()]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpugrant.expose.report.source import LedgerUnreadable, MarkKind, ReportRow, Reports, refusal
+from gpugrant.meter.month import MonthAccount
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    from gpugrant.expose.report.source import MarkKind, ReportRow, Reports
-    from gpugrant.meter.month import MonthAccount
 
 _LEDGER = click.option(
     "--ledger",
@@ -55,7 +55,17 @@ _BY = click.option(
 )
 
 
-@click.group()
+class _Commands(click.Group):
+    """Says in words what keeps the ledger from being read."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LedgerUnreadable as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Commands)
 def report() -> None:
     """Monthly usage reports: look at them, close, sign, hand over, check.
 
@@ -294,18 +304,15 @@ def merge(
 # -- the ledger ----------------------------------------------------------------------------------------
 
 
-def _open(ledger: str) -> "Reports":
+def _open(ledger: str) -> Reports:
     opener: Any = click.get_current_context().find_root().obj
     if opener is None:
         raise click.ClickException("no ledger can be opened from here")
-    try:
-        found: Reports = opener(ledger)
-    except (OSError, ValueError) as error:
-        raise click.ClickException(f"the ledger cannot be opened: {error}") from None
+    found: Reports = opener(ledger)
     return found
 
 
-def _row(reports: "Reports", name: str) -> "ReportRow":
+def _row(reports: Reports, name: str) -> ReportRow:
     rows = {row.name: row for row in reports.names()}
     if name not in rows:
         import difflib
@@ -318,14 +325,12 @@ def _row(reports: "Reports", name: str) -> "ReportRow":
     return rows[name]
 
 
-def _account(reports: "Reports", name: str) -> "MonthAccount":
+def _account(reports: Reports, name: str) -> MonthAccount:
     _row(reports, name)
     return reports.account(name)
 
 
-def _mark(ledger: str, name: str, kind: "MarkKind", by: str, reference: str | None = None) -> None:
-    from gpugrant.expose.report.source import refusal
-
+def _mark(ledger: str, name: str, kind: MarkKind, by: str, reference: str | None = None) -> None:
     for option, text in (("--by", by), ("--reference", reference)):
         if text is not None and not (text.strip() and len(text) <= _LONGEST_WORDS and text.isprintable()):
             raise click.BadParameter(

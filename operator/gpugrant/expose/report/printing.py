@@ -39,7 +39,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Cells]) -> None:
     """Print columns; numbers to the right, with thousands apart."""
     heads = [column.upper().replace("_", "-") for column in columns]
     shown = [[f"{cell:,}" if isinstance(cell, int) else clean(cell) for cell in row] for row in rows]
-    right = [bool(rows) and isinstance(rows[0][number], int) for number in range(len(columns))]
+    right = [column.endswith(("_seconds", "_hours")) for column in columns]
     console = Console()
     if not console.is_terminal:
         for line in _plain([heads, *shown], right):

@@ -12,6 +12,7 @@ from gpugrant.expose.report.rows import ALL_FILES
 
 MOST_BYTES = 128 * 1024 * 1024  # a month of the largest fleet has a tenth of this
 MOST_ENTRIES = 1000
+_LONGEST = 400  # characters of a message
 
 
 class Problem(Struct, frozen=True, order=True):
@@ -24,7 +25,9 @@ class Problem(Struct, frozen=True, order=True):
 
     def __str__(self) -> str:
         where = f"{self.file}, row {self.row}" if self.row else self.file
-        return f"{where}: {self.message}; {self.advice}"
+        # What a folder says of itself may be of any length.
+        message = self.message if len(self.message) <= _LONGEST else f"{self.message[:_LONGEST]}…"
+        return f"{where}: {message}; {self.advice}"
 
 
 FRESH_COPY = "get the folder again from who signed it"

@@ -23,8 +23,12 @@ class ReportRow(Struct, frozen=True, kw_only=True):
     why: str = ""  # why it does not close, or is overdue
 
 
+class LedgerUnreadable(Exception):
+    """The ledger cannot be opened, read or written; the words say why and what to do."""
+
+
 class Reports(Protocol):
-    """The months that a ledger knows."""
+    """The months that a ledger knows. Every method may raise LedgerUnreadable."""
 
     def names(self) -> Sequence[ReportRow]:
         """Return every month of every programme and provider, whatever its state."""

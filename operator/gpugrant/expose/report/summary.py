@@ -52,10 +52,12 @@ def as_json(usage: UsageFile) -> str:
 
 
 def may_replace(folder: Path, name: str) -> bool:
-    """Say whether a folder holds the same month, provisional: that may be written over, nothing else."""
+    """Say whether a folder holds the same month, provisional, and no more: only that may be written over."""
     try:
-        files, _ = read_folder(folder, (MANIFEST,))
-        there = read_json(Manifest, files.get(MANIFEST, b""), MANIFEST_INDENT)
+        files, problems = read_folder(folder)
+        if problems:
+            return False
+        there = read_json(Manifest, files[MANIFEST], MANIFEST_INDENT)
     except (FolderUnreadable, Unreadable):
         return False
     return there.report == name and there.state == "Provisional"
