@@ -134,7 +134,7 @@ class Plane:
         """Wait until a LIST of GPU pods has no more than so many items: what is listed gets less with each look."""
         async with asyncio.timeout(_WAITING_SECONDS):
             while len(await self.pods(**params)) > most:  # noqa: ASYNC110 - a watch would be one more at work
-                await asyncio.sleep(2)
+                await asyncio.sleep(10)  # a LIST of thousands of pods is work for the API server too
 
     async def wait_ended(self, count: int) -> None:
         """Wait until so many pods have ended and their finalizers are off."""

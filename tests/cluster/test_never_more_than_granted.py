@@ -207,7 +207,7 @@ async def _metrics_equal(operator: OperatorProcess, witness: Witness, grants: di
     deadline, sums = time.monotonic() + 20, Counter()
     while sums != expected and time.monotonic() < deadline:
         sums = Counter()
-        for labels, value in (await operator.samples("gpugrant_gpu_seconds_total", owner="grant")).items():
+        for labels, value in (await operator.samples("gpugrant_gpu_seconds_total", owner="grant", condition="Used")).items():
             if dict(labels)["grant"] in expected:
                 sums[dict(labels)["grant"]] += int(value)
         await asyncio.sleep(0.2)

@@ -88,6 +88,15 @@ class Meter(Protocol):
     def observe_grant(self, grant: Grant) -> None:
         """Take note of a grant's term."""
 
+    def observe_quota(self, quota: Quota) -> None:
+        """Take note of a tenant's name."""
+
+    def observe_node(self, node: Node, seen_until: int | None = None) -> None:
+        """Take note of a node as it is now; seen_until: till when it was watched, if this went unseen."""
+
+    def node_gone(self, name: str, at: int, seen_until: int | None = None) -> None:
+        """Take note that a node's object is gone."""
+
     def world_changed(self, namespace: str = "") -> None:
         """Take note that pools, settings or a namespace changed, by which terms are read."""
 
@@ -285,9 +294,7 @@ class Observer:
         """Forget a pod; where it went unseen, the meter is told until when it would have been seen."""
         self.world.drop_pod(pod.uid)
         if self._meter is not None:
-            now = self._clock()
-            seen = None if missed is None else now - int(time.monotonic() - missed)
-            self._meter.pod_gone(pod, now, seen)
+            self._meter.pod_gone(pod, self._clock(), self._seen_until(missed))
         self.changed.set()
 
     def _put_node(self, node: Node) -> None:
@@ -296,13 +303,21 @@ class Observer:
         if node.name not in self._nodes_told:  # the world forgot, or never could take, what is used there
             self._nodes_told.add(node.name)
             self.adoption.tell_overhead(node.name)
+        if self._meter is not None:
+            self._meter.observe_node(node, self._seen_until(self.health["nodes"].missed()))
         self.changed.set()
 
-    def _drop_node(self, name: str, _node: Node, _missed: float | None) -> None:
+    def _drop_node(self, name: str, _node: Node, missed: float | None) -> None:
         self.nodes_gone[name] = self._clock()
         self._nodes_told.discard(name)
         self.world.drop_node(name)
+        if self._meter is not None:
+            self._meter.node_gone(name, self._clock(), self._seen_until(missed))
         self.changed.set()
+
+    def _seen_until(self, missed: float | None) -> int | None:
+        """Return a monotonic time as epoch seconds."""
+        return None if missed is None else self._clock() - int(time.monotonic() - missed)
 
     def _put_namespace(self, namespace: Namespace) -> None:
         self.world.put_namespace(namespace)
@@ -328,6 +343,8 @@ class Observer:
                 self._world_changed()
             case Quota():
                 self.world.put_quota(item)
+                if self._meter is not None:
+                    self._meter.observe_quota(item)
             case Grant():
                 self.world.put_grant(item)
                 if self._meter is not None:

@@ -9,9 +9,11 @@ from gpugrant.meter.facts import Account, Dimensions
 from gpugrant.meter.intervals import NodeFacts
 from gpugrant.meter.meter import Meter
 from gpugrant.meter.store import Store
-from gpugrant.model.objects import Grant
+from gpugrant.model.node import Node
+from gpugrant.model.objects import Grant, Quota
 from gpugrant.model.pod import Pod
 from gpugrant.run.accounts import calendars_of, dimensions_of, terms_of
+from gpugrant.run.stock import Stock
 
 # How far other watches may be behind that of pods before what is not known counts as gone.
 LATEST_SECONDS = 60
@@ -37,6 +39,7 @@ class Metering:
         self._world = world
         self._clock = clock
         self._seen_once = False
+        self._stocked = False
         self._read_by: object = None  # what the terms of grants were last read by
         self.store = Store(url, now=clock)
         self.meter = Meter(
@@ -47,6 +50,7 @@ class Metering:
             node_facts=lambda name: NodeFacts(self.gone.get(name, 0)),
             on_admitted=on_admitted,
         )
+        self.stock = Stock(world, self.meter.observe, lambda: int(clock()))
 
     def _recorded(self, pod: Pod) -> None:
         self.strip(pod)
@@ -72,10 +76,33 @@ class Metering:
     def observe_pod(self, pod: Pod) -> None:
         """Take note of a pod as it is now."""
         self.meter.observe_pod(pod)
+        self.stock.observe_pod(pod)
 
     def pod_gone(self, pod: Pod, at: int, seen: int | None = None) -> None:
         """Take note that a pod's object is gone."""
         self.meter.pod_gone(pod, at, seen)
+        self.stock.pod_gone(pod)
+
+    def observe_node(self, node: Node, seen_until: int | None = None) -> None:
+        """Take note of a node as it is now."""
+        self.stock.observe_node(node, seen_until)
+
+    def node_gone(self, name: str, at: int, seen_until: int | None = None) -> None:
+        """Take note that a node's object is gone."""
+        self.stock.node_gone(name, at, seen_until)
+
+    def observe_quota(self, quota: Quota) -> None:
+        """Take note of a tenant's name."""
+        self.stock.observe_quota(quota)
+
+    def planned(self) -> None:
+        """Take note of what a plan has decided about servers."""
+        if not self._seen_once or self.meter.tally() is None:
+            return  # what was told before is not known yet
+        if not self._stocked:
+            self._stocked = True
+            self.stock.load(self.store.in_force(), self.store.kept_until)
+        self.stock.take()
 
     def observe_grant(self, grant: Grant) -> None:
         """Take note of a grant's term."""

@@ -23,6 +23,7 @@ class Parts:
 
     def __init__(self) -> None:
         self._plan: Any = None
+        self._metering: Any = None
 
     def make_world(self, settings: Settings) -> Any:
         """Return an empty world."""
@@ -32,6 +33,8 @@ class Parts:
     def make_plan(self, world: Any, now: int) -> Plan:
         """Plan."""
         plan: Plan = self._plan(world, now)
+        if self._metering is not None:
+            self._metering.planned()
         return plan
 
     def make_metering(self, ledger: str, world: Any, registry: CollectorRegistry) -> Any:
@@ -42,7 +45,7 @@ class Parts:
         from gpugrant.run.metering import Metering
 
         waits = AdmissionWaits()
-        metering = Metering(ledger, world, waits.observe) if ledger else None
+        metering = self._metering = Metering(ledger, world, waits.observe) if ledger else None
         world.metered = metering is not None
         registry.register(
             Metrics(
