@@ -7,23 +7,38 @@ after a kill: rows are keyed by what they are of, sums change only together with
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import msgspec
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from gpugrant.meter.booking import Crowding
+from gpugrant.meter.closing import (
+    ClosedMonth,
+    Mark,
+    NotClosable,
+    closed_month,
+    read_marks,
+    read_settings,
+    write_closing,
+    write_mark,
+)
 from gpugrant.meter.database import reading_engine, writing_engine
 from gpugrant.meter.facts import Fact
 from gpugrant.meter.histories import StockFact
 from gpugrant.meter.loading import load_crowding, load_tally
 from gpugrant.meter.migrations import upgrade
-from gpugrant.meter.months import Calendars
+from gpugrant.meter.month import MonthAccount
+from gpugrant.meter.monthly import month_account, reported
+from gpugrant.meter.months import Calendars, Month
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.settling import Settling, cut_again
 from gpugrant.meter.tables import ledger, settings_versions
 from gpugrant.meter.tally import Tally
-from gpugrant.meter.transaction import Change, SupersededError, Transaction
+from gpugrant.meter.transaction import Change, SupersededError, Transaction, take_lock
+
+_T = TypeVar("_T")
 
 # Errors that mean the facts, not the database.
 _REFUSED = (DataError, IntegrityError, ProgrammingError)
@@ -163,6 +178,53 @@ class Store:
             self.tally.apply(delta)
             return True
 
+    # -- months --------------------------------------------------------------------------------------
+
+    def reported(self) -> list[tuple[str, str, Month]]:
+        """Return every programme, provider and month that there is to report, the running one included."""
+        return self._read(reported)
+
+    def month_account(self, programme: str, provider: str, month: Month) -> MonthAccount:
+        """Return all that a month's report is made of: as it closed, or as it is by now. Takes some seconds."""
+        return self._read(lambda connection: month_account(connection, programme, provider, month))
+
+    def settings_at(self, at: int) -> str:
+        """Return the text of the settings in force at a moment; '' where none were."""
+        return self._read(lambda connection: read_settings(connection, at))
+
+    def closed_month(self, name: str) -> ClosedMonth | None:
+        """Return how a month was closed, by its report's name; None while it is open."""
+        return self._read(lambda connection: closed_month(connection, name))
+
+    def close_month(self, name: str, manifest_sha256: str, closed_at: int) -> None:
+        """Close a month, for ever: its account is from now on what it is now.
+
+        Raises StoreAwayError, LookupError, and NotClosable where days of it are not closed.
+        """
+        with self._writing(), self.tally.lock:
+            with self._engine.begin() as connection:
+                self._step("begun")
+                take_lock(connection, self._writes)
+                self._step("locked")
+                programme, month, end = write_closing(connection, name, manifest_sha256, closed_at)
+                self._step("closed month")
+            self._step("committed")
+            self._writes += 1
+            self.tally.close_month(programme, month, end)
+
+    def mark(self, name: str, kind: str, by: str, reference: str, at: int) -> None:
+        """Keep what a person said of a report. Raises StoreAwayError."""
+        with self._trouble(), self._engine.begin() as connection:
+            write_mark(connection, name, Mark(at, kind, by, reference))
+
+    def marks(self, name: str) -> Sequence[Mark]:
+        """Return what people said of a report, the oldest first."""
+        return self._read(lambda connection: read_marks(connection, name))
+
+    def _read(self, call: Callable[[Connection], _T]) -> _T:
+        with self._trouble(), self._readers.begin() as connection:
+            return call(connection)
+
     def use_calendars(self, calendars: Calendars) -> None:
         """Cut days and months by these from the next ``open`` on; days of closed months stay as they are."""
         if calendars != self._calendars:
@@ -187,6 +249,8 @@ class Store:
         try:
             with self._trouble():
                 yield
+        except (NotClosable, LookupError):
+            raise  # and nothing was written
         except BaseException:
             self._writes = -1  # whether it was committed is not known
             raise

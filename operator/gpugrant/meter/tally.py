@@ -9,6 +9,7 @@ from threading import RLock
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpugrant.meter.booking import Holding
 from gpugrant.meter.facts import Account, Condition, Contracted, Failure, Placed, Seated
@@ -164,6 +165,11 @@ class Tally:
                 uid: stay for uid, stay in self._stays.items() if max(stay.end, stay.gone) > horizon
             }
             self.histories.forget(horizon, self._stays.__contains__)
+
+    def close_month(self, programme: str, month: str, end: int) -> None:
+        """Take over that a month is closed."""
+        with self.lock:
+            self.days[programme] = replace(self.days[programme], closed_month=month, closed_until=end)
 
     # -- days ----------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ def upgrade() -> None:
         ["id"],
         unique=False,
         sqlite_where=sa.text("stale IS 1"),
-        postgresql_where=sa.text("stale IS 1"),
+        postgresql_where=sa.text("stale IS true"),
     )
     op.create_table(
         "health",

@@ -1,0 +1,98 @@
+"""Closed months and what people said of reports, as rows."""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, func, insert, select
+
+from gpugrant.meter.day_tables import days, marks, months
+from gpugrant.meter.monthly import find_month, frozen_account
+from gpugrant.meter.tables import settings_versions
+
+
+class NotClosable(ValueError):
+    """A month that cannot close; the words say why."""
+
+
+class Mark(Struct, frozen=True, order=True):
+    """What somebody said of a report: kind (such as sign-off), who, under which reference, when (epoch seconds)."""
+
+    at: int
+    kind: str
+    by: str
+    reference: str
+
+
+class ClosedMonth(Struct, frozen=True):
+    """How a month was closed."""
+
+    manifest_sha256: str
+    closed_at: int
+
+
+def write_closing(connection: Connection, name: str, manifest: str, closed_at: int) -> tuple[str, str, int]:
+    """Close a month for ever; return its programme, name and end.
+
+    Raises LookupError for a month the ledger does not know, and NotClosable where days of it are not closed yet or
+    facts came late that are not in them, or where it was closed otherwise before.
+    """
+    programme, provider, month = find_month(connection, name)
+    before = closed_month(connection, name)
+    if before is not None:
+        if before.manifest_sha256 == manifest:
+            return programme, month.name, month.end
+        raise NotClosable(
+            f"{name} is closed already, with the manifest {before.manifest_sha256}: it never changes; what came "
+            "later is in the corrections of the next month"
+        )
+    mine = (days.c.programme == programme) & (days.c.month == month.name)
+    until = connection.execute(select(func.max(days.c.end_at)).where(days.c.programme == programme)).scalar()
+    if until is None or until < month.end:
+        raise NotClosable(f"{name} has days that are not closed yet: a day closes a minute after its end")
+    if connection.execute(select(days.c.name).where(mine, days.c.stale.is_(True)).limit(1)).first():
+        raise NotClosable(f"{name} has days that facts came late for: they are summed again in a moment")
+    account, frozen = frozen_account(connection, programme, provider, month, closed_at)
+    connection.execute(
+        insert(months).values(
+            programme=programme,
+            provider=provider,
+            name=month.name,
+            start_at=account.start,
+            end_at=account.end,
+            manifest=manifest,
+            closed_at=closed_at,
+            account=msgspec.json.encode(frozen).decode(),
+        )
+    )
+    return programme, month.name, month.end
+
+
+def closed_month(connection: Connection, name: str) -> ClosedMonth | None:
+    """Return how a month was closed, by its report's name; None while it is open."""
+    full = months.c.programme + "-" + months.c.provider + "-" + months.c.name
+    row = connection.execute(select(months).where(full == name)).first()
+    return None if row is None else ClosedMonth(row.manifest, row.closed_at)
+
+
+def write_mark(connection: Connection, name: str, mark: Mark) -> None:
+    """Keep what somebody said of a report; the same again changes nothing."""
+    values = {"report": name, **msgspec.structs.asdict(mark)}
+    if connection.execute(select(marks.c.id).filter_by(**values)).first() is None:
+        connection.execute(insert(marks).values(values))
+
+
+def read_marks(connection: Connection, name: str) -> Sequence[Mark]:
+    """Return what people said of a report, the oldest first."""
+    query = select(marks).where(marks.c.report == name).order_by(marks.c.at, marks.c.id)
+    return [Mark(row.at, row.kind, row.by, row.reference) for row in connection.execute(query)]
+
+
+def read_settings(connection: Connection, at: int) -> str:
+    """Return the text of the settings in force at a moment; '' where none were."""
+    query = (
+        select(settings_versions.c.text)
+        .where(settings_versions.c.since <= at)
+        .order_by(settings_versions.c.since.desc(), settings_versions.c.id.desc())
+    )
+    return connection.execute(query.limit(1)).scalar() or ""
