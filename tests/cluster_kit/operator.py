@@ -54,6 +54,11 @@ class OperatorProcess:
             processes.stop(self._plane.folder, records)
 
     @property
+    def address(self) -> str:
+        """Where its /metrics is, as host:port."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
     def pid(self) -> int:
         """The operator's own pid; 0 while there is none."""
         try:
