@@ -1,5 +1,6 @@
 """gpugrant report, as people and scripts use it."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,14 +9,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from msgspec.structs import replace
 
 from gpugrant.expose.report import signing
 from gpugrant.expose.report.checking import verify
 from gpugrant.expose.report.commands import report
 from gpugrant.expose.report.files import render, write_folder
-from gpugrant.expose.report.source import LedgerUnreadable, ReportRow
+from gpugrant.expose.report.source import ReportRow
 from gpugrant.meter.month import Identity
+from gpugrant.meter.store import StoreAwayError
 from unit.report.months import KEY, OTHER_KEY, a_month
 
 NOVEMBER, OCTOBER = "purchase-2025-nhn-cloud-2026-11", "purchase-2025-nhn-cloud-2026-10"
@@ -130,11 +133,11 @@ def test_a_name_that_is_not_there(run, tmp_path, command):
 
 def test_a_ledger_that_cannot_be_read_is_told_in_words(run, kept, monkeypatch):
     def away():
-        raise LedgerUnreadable("the ledger is locked: end what holds it")
+        raise StoreAwayError("it is locked")
 
     monkeypatch.setattr(kept, "names", away)
     ended = run("list")
-    assert (ended.exit_code, ended.stderr) == (1, "Error: the ledger is locked: end what holds it\n")
+    assert (ended.exit_code, ended.stderr) == (1, "Error: the ledger cannot be read: it is locked\n")
 
 
 def test_without_a_ledger_the_usage_is_wrong(run):
@@ -161,6 +164,18 @@ def test_get_needs_a_key(run, tmp_path):
     ended = run("get", OCTOBER)
     assert ended.exit_code == 1 and "chmod 600" in ended.stderr
     assert not (tmp_path / OCTOBER).exists()
+
+
+def test_get_gives_a_closed_month_only_as_it_was_closed(run, kept, tmp_path):
+    closed = render(kept.accounts[OCTOBER], KEY)["manifest.json"]
+    kept.rows[OCTOBER] = replace(kept.rows[OCTOBER], manifest_sha256=hashlib.sha256(closed).hexdigest())
+    ended = run("get", OCTOBER, "--create-key")
+    assert ended.exit_code == 1 and "sign with the key that it was closed with" in ended.stderr
+    assert not (tmp_path / OCTOBER).exists()
+    key = tmp_path / "key.pem"
+    key.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert run("get", OCTOBER).exit_code == 0
+    assert (tmp_path / OCTOBER / "manifest.json").read_bytes() == closed
 
 
 def test_get_replaces_only_the_same_month_provisional(run, kept, tmp_path):

@@ -1,17 +1,19 @@
 """``gpugrant report``. Heavy imports wait inside the commands, so that --help answers at once.
 
-The context's object is a function that opens a ledger: URL -> Reports. ``verify`` and ``merge`` need none.
+``verify`` and ``merge`` need no ledger. The context's object, if there is one, opens the ledger instead of
+``meter.reader``: a function, URL -> Reports.
 """
 
 import getpass
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from gpugrant.expose.report.source import LedgerUnreadable, MarkKind, ReportRow, Reports, refusal
-from gpugrant.meter.month import MonthAccount
+from gpugrant.expose.report.source import MarkKind, ReportRow, Reports, refusal
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -55,17 +57,7 @@ _BY = click.option(
 )
 
 
-class _Commands(click.Group):
-    """Says in words what keeps the ledger from being read."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except LedgerUnreadable as error:
-            raise click.ClickException(str(error)) from None
-
-
-@click.group(cls=_Commands)
+@click.group()
 def report() -> None:
     """Monthly usage reports: look at them, close, sign, hand over, check.
 
@@ -82,7 +74,8 @@ def list_reports(ledger: str, output: str) -> None:
     from gpugrant.expose.report.printing import print_rows
 
     columns = ("name", "state", "until", "closed_at", "due_at", "signed_off_by", "acknowledged", "why")
-    found = sorted(_open(ledger).names(), key=lambda row: row.name)
+    with _opened(ledger) as reports:
+        found = sorted(reports.names(), key=lambda row: row.name)
     if not found and output == "table":
         click.echo("No reports found.", err=True)
         return
@@ -112,9 +105,10 @@ def show(ledger: str, output: str, name: str) -> None:
     from gpugrant.expose.report.printing import print_rows, print_table, progress
     from gpugrant.expose.report.summary import as_json, headline, verdicts
 
-    with progress(name) as told:
+    with progress(name) as told, _opened(ledger) as reports:
         told("summing", 0, 1)
-        account = _account(_open(ledger), name)
+        _row(reports, name)
+        account = reports.account(name)
         usage = usage_file(account)
     columns = ("share", "gpu_type", "owner", "condition", "gpu_hours", "gpu_seconds")
     rows = [tuple(getattr(total, column) for column in columns) for total in usage.totals]
@@ -151,33 +145,26 @@ def get(ledger: str, name: str, folder: Path | None, signing_key: Path, create_k
     month is never written over; writing the same month again gives the same bytes.
     """
     from gpugrant.expose.report import signing
-    from gpugrant.expose.report.checking import check_files
-    from gpugrant.expose.report.files import FolderTaken, render, write_folder
+    from gpugrant.expose.report.handing import NotWritten, write_month
     from gpugrant.expose.report.printing import clean, progress
-    from gpugrant.expose.report.summary import may_replace
 
     folder = folder or Path(name)
+    problems: tuple[object, ...] = ()
     try:
         key = signing.load_key(signing_key, create_key)
+        with progress(name) as told:
+            told("summing", 0, 4)
+            with _opened(ledger) as reports:
+                row, account = _row(reports, name), reports.account(name)
+            problems = write_month(account, row.manifest_sha256, key, folder, told)
     except signing.KeyRefused as error:
         raise click.ClickException(str(error)) from None
-    with progress(name) as told:
-        told("summing", 0, 4)
-        account = _account(_open(ledger), name)
-        told("signing", 1, 4)
-        files = render(account, key)
-        told("checking", 2, 4)
-        problems = check_files(files).problems
-        if not (problems and account.closed_at):
-            told("writing", 3, 4)
-            try:
-                write_folder(files, folder, replace=may_replace(folder, name))
-            except (FolderTaken, OSError) as error:
-                raise click.ClickException(str(error)) from None
+    except NotWritten as error:
+        for problem in error.problems:
+            click.echo(clean(str(problem)), err=True)
+        raise click.ClickException(str(error)) from None
     for problem in problems:
         click.echo(clean(str(problem)), err=True)
-    if problems and account.closed_at:
-        raise click.ClickException(f"{name} is closed and fails its own check; nothing was written")
     if not account.closed_at:
         click.echo(f"{name} is provisional: its figures will still change", err=True)
     click.echo(str(folder))
@@ -304,12 +291,21 @@ def merge(
 # -- the ledger ----------------------------------------------------------------------------------------
 
 
-def _open(ledger: str) -> Reports:
-    opener: Any = click.get_current_context().find_root().obj
-    if opener is None:
-        raise click.ClickException("no ledger can be opened from here")
-    found: Reports = opener(ledger)
-    return found
+@contextmanager
+def _opened(ledger: str) -> Iterator[Reports]:
+    """Open a ledger, and say in words what keeps it from being read."""
+    from gpugrant.meter.reader import open_reader
+    from gpugrant.meter.store import StoreAwayError
+
+    opener: Callable[[str], Reports] = click.get_current_context().find_root().obj or open_reader
+    try:
+        yield opener(ledger)
+    except StoreAwayError as error:
+        raise click.ClickException(f"the ledger cannot be read: {error}") from None
+    except (KeyError, IndexError):
+        raise  # a mistake of ours, not a name that is not known
+    except LookupError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _row(reports: Reports, name: str) -> ReportRow:
@@ -325,21 +321,16 @@ def _row(reports: Reports, name: str) -> ReportRow:
     return rows[name]
 
 
-def _account(reports: Reports, name: str) -> MonthAccount:
-    _row(reports, name)
-    return reports.account(name)
-
-
 def _mark(ledger: str, name: str, kind: MarkKind, by: str, reference: str | None = None) -> None:
     for option, text in (("--by", by), ("--reference", reference)):
         if text is not None and not (text.strip() and len(text) <= _LONGEST_WORDS and text.isprintable()):
             raise click.BadParameter(
                 f"must be one line of 1 to {_LONGEST_WORDS} characters", param_hint=option
             )
-    reports = _open(ledger)
-    if why := refusal(_row(reports, name), kind):
-        raise click.ClickException(why)
-    reports.mark(name, kind, by, reference or "")
+    with _opened(ledger) as reports:
+        if why := refusal(_row(reports, name), kind):
+            raise click.ClickException(why)
+        reports.mark(name, kind, by, reference or "")
 
 
 def _public_keys(files: tuple[Path, ...]) -> "list[Ed25519PublicKey]":

@@ -20,22 +20,22 @@ class ReportRow(Struct, frozen=True, kw_only=True):
     due_at: int = 0
     signed_off_by: str = ""
     acknowledged: str = ""  # the programme's reference
+    manifest_sha256: str = ""  # of the month as it closed
     why: str = ""  # why it does not close, or is overdue
 
 
-class LedgerUnreadable(Exception):
-    """The ledger cannot be opened, read or written; the words say why and what to do."""
-
-
 class Reports(Protocol):
-    """The months that a ledger knows. Every method may raise LedgerUnreadable."""
+    """The months that a ledger knows.
+
+    Every method raises StoreAwayError where it cannot be read or written, LookupError for what it does not know.
+    """
 
     def names(self) -> Sequence[ReportRow]:
         """Return every month of every programme and provider, whatever its state."""
         ...
 
     def account(self, name: str) -> MonthAccount:
-        """Return a month's account: as it closed, or as it is now. Raises LookupError for a name it does not know."""
+        """Return a month's account: as it closed, or as it is now."""
         ...
 
     def mark(self, name: str, kind: MarkKind, by: str, reference: str) -> None:

@@ -1,15 +1,11 @@
-"""What ``gpugrant report show`` says of a month in words, and whether its folder may be written over."""
+"""What ``gpugrant report show`` says of a month in words."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
 from gpugrant.expose.report.amounts import hours, local_time
-from gpugrant.expose.report.files import MANIFEST_INDENT
-from gpugrant.expose.report.reading import FolderUnreadable, read_folder
-from gpugrant.expose.report.rows import MANIFEST, Manifest, UsageFile
-from gpugrant.expose.report.tables import Unreadable, read_json
+from gpugrant.expose.report.rows import UsageFile
 from gpugrant.meter.facts import Condition
 from gpugrant.meter.month import MonthAccount
 
@@ -49,15 +45,3 @@ def as_json(usage: UsageFile) -> str:
     rows = ("lines", "awards", "incidents", "corrections")
     fields = {name: getattr(usage, name) for name in usage.__struct_fields__ if name not in rows}
     return msgspec.json.format(msgspec.json.encode(fields), indent=2).decode()
-
-
-def may_replace(folder: Path, name: str) -> bool:
-    """Say whether a folder holds the same month, provisional, and no more: only that may be written over."""
-    try:
-        files, problems = read_folder(folder)
-        if problems:
-            return False
-        there = read_json(Manifest, files[MANIFEST], MANIFEST_INDENT)
-    except (FolderUnreadable, Unreadable):
-        return False
-    return there.report == name and there.state == "Provisional"
