@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from gpugrant import names
+from gpugrant.expose.report.commands import report
 
 _KUBECONFIG = click.option(
     "--kubeconfig",
@@ -153,3 +154,6 @@ def preview(kubeconfig: str, file: Path) -> None:
 def _print(lines: list[str]) -> None:
     for line in lines:
         click.echo(line)
+
+
+main.add_command(report)

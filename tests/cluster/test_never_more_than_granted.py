@@ -207,7 +207,8 @@ async def _metrics_equal(operator: OperatorProcess, witness: Witness, grants: di
     deadline, sums = time.monotonic() + 20, Counter()
     while sums != expected and time.monotonic() < deadline:
         sums = Counter()
-        for labels, value in (await operator.samples("gpugrant_gpu_seconds_total", owner="grant", condition="Used")).items():
+        used = await operator.samples("gpugrant_gpu_seconds_total", owner="grant", condition="Used")
+        for labels, value in used.items():
             if dict(labels)["grant"] in expected:
                 sums[dict(labels)["grant"]] += int(value)
         await asyncio.sleep(0.2)
