@@ -293,6 +293,15 @@ def test_days_that_are_missing_are_named():
     assert any("days without a digest: 2026-11-29, 2026-11-30" in problem.message for problem in problems)
 
 
+def test_only_a_first_month_may_begin_later():
+    """The operator was installed on the fourth."""
+    account = a_month(days=[day.day for day in a_month().days[3:]])
+    first = replace(account, days=account.days[3:])
+    assert check_files(render(first, KEY)).problems == ()
+    later = check_files(render(replace(first, previous_manifest="ab" * 32), KEY)).problems
+    assert "no digest of 2026-11-01, 2026-11-02, 2026-11-03" in only(later).message
+
+
 def test_totals_are_the_rows_sums():
     lines = lines_of(a_month())
     totals = total_rows(lines)

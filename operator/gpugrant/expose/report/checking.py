@@ -252,22 +252,25 @@ def _chained(manifest: rows.Manifest, previous: Path, pinned: bool) -> Iterator[
     except (FolderUnreadable, tables.Unreadable) as error:
         yield Problem(MANIFEST, 0, f"the month before cannot be read: {error}", "name its folder")
         return
-    same = (before.programme, before.provider) == (manifest.programme, manifest.provider)
-    try:
-        follows = epoch(before.end) == epoch(manifest.start)
-    except ValueError:
-        follows = False
-    if not same or not follows:
-        advice = "name the folder of the month before, of the same programme and provider"
-        yield Problem(MANIFEST, 0, f"{before.report} is not the month before {manifest.report}", advice)
-        return
     found = hashlib.sha256(files[MANIFEST]).hexdigest()
     if found != manifest.previous_manifest_sha256:
+        if not _follows(before, manifest):
+            advice = "name the folder of the month before, of the same programme and provider"
+            yield Problem(MANIFEST, 0, f"{before.report} is not the month before {manifest.report}", advice)
+            return
         chained = manifest.previous_manifest_sha256 or "no month before"
         message = f"it is chained to {chained}; the manifest of {before.report} is {found}"
-        yield Problem(
-            MANIFEST, 0, message, "one of both was made anew after it was handed over: ask the supplier"
-        )
+        advice = "one of both was made anew after it was handed over: ask the supplier"
+        yield Problem(MANIFEST, 0, message, advice)
     if not pinned and before.signer != manifest.signer:
         message = f"it is signed by another key ({manifest.signer.public_key_sha256}) than the month before"
         yield Problem(MANIFEST, 0, message, "if the supplier announced a new key, name it with --public-key")
+
+
+def _follows(before: rows.Manifest, manifest: rows.Manifest) -> bool:
+    if (before.programme, before.provider) != (manifest.programme, manifest.provider):
+        return False
+    try:
+        return epoch(before.end) == epoch(manifest.start)
+    except ValueError:
+        return False

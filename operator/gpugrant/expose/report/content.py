@@ -116,6 +116,8 @@ def _day_list_faults(manifest: Manifest, start: int, until: int) -> Iterator[Fau
         yield MANIFEST, 0, f"it has digests of days that are not in the month: {', '.join(strange[:5])}"
     # The running day has no digest yet.
     due = days if manifest.state == "Closed" else days[:-1]
+    if listed and not manifest.previous_manifest_sha256:
+        due = tuple(day for day in due if day >= min(listed))  # the first month begins when the ledger did
     if missing := sorted(set(due) - set(listed)):
         yield MANIFEST, 0, f"it has no digest of {', '.join(missing[:5])}: the month is not complete"
 
