@@ -143,6 +143,8 @@ class Rewrite:
         self._gone: list[Cell] = []
         self._new: dict[Cell, int] = {}
         self.moved: dict[Account, Sums] = {}
+        self.shortfall: dict[tuple[str, str], int] = {}  # by how much it changes, by programme and pool
+        self.digests: list[tuple[str, str, str, str]] = []  # programme, provider, day, sha256
 
     def compare(self, stored: Mapping[Cell, int], corrected: Mapping[Cell, int], built: Built) -> None:
         """Find what is otherwise."""
@@ -198,14 +200,17 @@ class Rewrite:
             for account in (cell.account for cell, _ in self._corrections)
             if self._closed.has(account, month)
         } | {cell.account.pool for cell in built.cells if self._closed.has(cell.account, month)}
-        there = select(day_pools.c.pool).where(day_pools.c.day_id == self._row.id)
-        known = {row.pool for row in self._connection.execute(there)}
-        for pool in sorted((known | built.expected.keys()) - final):
+        there = select(day_pools).where(day_pools.c.day_id == self._row.id)
+        known = {row.pool: row.shortfall for row in self._connection.execute(there)}
+        for pool in sorted((known.keys() | built.expected.keys()) - final):
             values = {
                 "expected": built.expected.get(pool, 0),
                 "shortfall": built.shortfall.get(pool, 0),
                 "held": built.held.get(pool, 0),
             }
+            more = values["shortfall"] - known.get(pool, 0)
+            if more:
+                self.shortfall[self._row.programme, pool] = more
             put(
                 self._connection,
                 day_pools,
@@ -228,6 +233,7 @@ class Rewrite:
             values = {"sha256": sha256, "revision": was.revision + 1 if was is not None else 0}
             key = {"day_id": self._row.id, "provider": provider}
             put(self._connection, day_digests, key, values, there=was is not None)
+            self.digests.append((self._row.programme, provider, name, sha256))
 
 
 def put(

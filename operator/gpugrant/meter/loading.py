@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection, func, select
 
 from gpugrant.meter.booking import Crowding, Holding
-from gpugrant.meter.day_tables import floors, totals
+from gpugrant.meter.day_tables import day_digests, day_pools, days, floors, totals
 from gpugrant.meter.days import read_ends
 from gpugrant.meter.facts import Account, Condition, Failure
 from gpugrant.meter.histories import FOR_EVER
@@ -14,7 +14,9 @@ from gpugrant.meter.reading import read_stays
 from gpugrant.meter.rows import Accounts, holding_of
 from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tables import failures, holdings
-from gpugrant.meter.tally import Sums, Tally
+from gpugrant.meter.tally import SHOWN_DIGESTS, Sums, Tally
+
+_DAY = 86_400
 
 
 def load_tally(
@@ -36,6 +38,8 @@ def load_tally(
             for row in connection.execute(select(floors))
         },
         _read_failures(connection),
+        _read_shortfall(connection),
+        _read_digests(connection, watermark),
     )
     horizon = tally.load_begins(_read_begins(connection, set(tally.days)))
     tally.load_stays(read_stays(connection, accounts, horizon, FOR_EVER), {row.uid for row in held})
@@ -55,6 +59,21 @@ def _read_totals(connection: Connection, accounts: Accounts) -> dict[Account, Su
             row.gpu_seconds
         )
     return closed
+
+
+def _read_shortfall(connection: Connection) -> dict[tuple[str, str], int]:
+    query = select(days.c.programme, day_pools.c.pool, func.sum(day_pools.c.shortfall))
+    joined = query.join(days, days.c.id == day_pools.c.day_id).where(day_pools.c.shortfall > 0)
+    found = connection.execute(joined.group_by(days.c.programme, day_pools.c.pool))
+    return {(programme, pool): int(amount) for programme, pool, amount in found}
+
+
+def _read_digests(connection: Connection, watermark: int) -> Iterable[tuple[str, str, str, str]]:
+    """Return the digests of the days that may be among the newest ones."""
+    query = select(days.c.programme, day_digests.c.provider, days.c.name, day_digests.c.sha256)
+    joined = query.join(days, days.c.id == day_digests.c.day_id)
+    newest = joined.where(days.c.start_at > watermark - (SHOWN_DIGESTS + 2) * _DAY)
+    return [(row[0], row[1], row[2], row[3]) for row in connection.execute(newest.order_by(days.c.start_at))]
 
 
 def _read_begins(connection: Connection, stored: set[str]) -> dict[str, int]:

@@ -105,6 +105,7 @@ class Meter:
         self._commits = self._failed = self._refused = 0
         self._calendars: Calendars | None = None
         self._took = 0.0
+        self._settle_after = 0.0  # monotonic
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -127,6 +128,8 @@ class Meter:
         """Return once all that was seen so far is written, and the watermark is where the clock is."""
         while not self._loaded or not await self._flush():  # noqa: ASYNC110 (a store comes back unannounced)
             await asyncio.sleep(BATCH_SECONDS)
+        while await self._settle():
+            pass
 
     async def ask(self, call: Callable[[Store], _T]) -> _T:
         """Return what ``call`` makes of the store, worked out in the ledger's own thread, between two commits.
@@ -318,6 +321,8 @@ class Meter:
             self._wake.clear()
             if await self._flush():
                 retry = 0.5
+                if await self._settle():
+                    self._wake.set()  # one day at a time, between commits
             else:
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, LONGEST_RETRY_SECONDS)
@@ -365,6 +370,25 @@ class Meter:
             if not await self._commit(size, mark if left == 0 else 0):
                 return False
         return True
+
+    async def _settle(self) -> bool:
+        """Close one day that is over, or sum one again that facts came late for; say whether there was one."""
+        async with self._writing:
+            if not self._store.is_open or time.monotonic() < self._settle_after:
+                return False
+            try:
+                return await self._in_thread(self._store.settle)
+            except StoreAwayError as error:
+                return self._failed_by(f"the ledger takes no writes: {error}")
+            except Exception:  # noqa: BLE001 (whatever it is, facts are written on)
+                self._settle_after = time.monotonic() + LONGEST_RETRY_SECONDS
+                _log.exception("a day of the ledger cannot be closed; facts are written on")
+                return self._failed_by("a day of the ledger cannot be closed; the log has why")
+
+    async def refresh(self) -> None:
+        """Work out the sums as of now away from the event loop, so that reading them next costs nothing."""
+        if self._loaded:
+            await asyncio.to_thread(self._store.tally.read)
 
     async def _commit(self, size: int, mark: int) -> bool:
         """Write the first ``size`` facts of the queue."""

@@ -282,27 +282,36 @@ def _digests(connection: Connection, programme: str, provider: str, month: str) 
 
 
 def _rules(connection: Connection, programme: str, end: int) -> dict[str, Any]:
-    """Return what the settings in force at a month's end say of it."""
-    query = (
-        select(settings_versions)
-        .where(settings_versions.c.since < end)
-        .order_by(settings_versions.c.since.desc(), settings_versions.c.id.desc())
-    )
-    row = connection.execute(query.limit(1)).first()
-    found = Programme()
-    if row is not None:
-        try:
-            found = load_settings(row.text).programmes.get(programme, found)
-        except SettingsError:
-            found = Programme()  # written by another version of the operator; the digest names it
-    report = found.report
+    """Return what the settings in force at a month's end say of it.
+
+    But for the limit of what is Unobserved: that is the one in force now, so that it can be raised for a month that
+    is over and does not close.
+    """
+    digest, found = _settings_before(connection, programme, end)
+    _, now = _settings_before(connection, programme, None)
     return {
-        "settings_digest": "" if row is None else row.digest,
+        "settings_digest": digest,
         "owner": found.owner or "",
         "caps": tuple(sorted((name, gpus) for name, gpus in found.caps.items() if gpus is not None)),
-        "unobserved_limit": report.unobserved_limit_gpu_seconds,
-        "own_use_detail": report.own_use_detail,
+        "unobserved_limit": now.report.unobserved_limit_gpu_seconds,
+        "own_use_detail": found.report.own_use_detail,
     }
+
+
+def _settings_before(connection: Connection, programme: str, end: int | None) -> tuple[str, Programme]:
+    """Return the digest of the last settings before a moment, or of all, and a programme's rules in them."""
+    query = select(settings_versions).order_by(
+        settings_versions.c.since.desc(), settings_versions.c.id.desc()
+    )
+    if end is not None:
+        query = query.where(settings_versions.c.since < end)
+    row = connection.execute(query.limit(1)).first()
+    if row is None:
+        return "", Programme()
+    try:
+        return row.digest, load_settings(row.text).programmes.get(programme) or Programme()
+    except SettingsError:
+        return row.digest, Programme()  # written by another version of the operator; the digest names it
 
 
 def _previous(connection: Connection, programme: str, provider: str, month: Month) -> str:

@@ -83,7 +83,14 @@ class Settling(Struct):
         if self.row is None:
             known = self.tally.days.get(self.programme) or DayEnds(self.day.start, 0)
             ends[self.programme] = DayEnds(known.first, self.day.end, known.closed_month, known.closed_until)
-        return Delta(closed=rewrite.moved, shown=shown, days=ends), ids
+        delta = Delta(
+            closed=rewrite.moved,
+            shown=shown,
+            days=ends,
+            digests=tuple(rewrite.digests),
+            shortfall=rewrite.shortfall,
+        )
+        return delta, ids
 
     def _write_totals(
         self, connection: Connection, ids: Mapping[Account, int], moved: Mapping[Account, Sums]

@@ -21,6 +21,9 @@ from gpugrant.meter.timeline import Stay, build
 Sums = dict[tuple[str, Condition], int]  # by month and condition
 Series = tuple[Account, Condition]
 FailureKey = tuple[str, str, str, str, str, str]  # programme, provider, pool, gpu_type, share, cause
+PoolKey = tuple[str, str, str, str, str]  # programme, provider, pool, gpu_type, share
+
+SHOWN_DIGESTS = 35  # days, of every programme and provider
 
 # The open days are built once up to here before the watermark, and again from there at every reading.
 _SETTLED_SECONDS = 120
@@ -45,6 +48,8 @@ class Delta(Struct, frozen=True):
     closed: Mapping[Account, Sums] = {}  # by how much stored sums change
     shown: Mapping[Series, int] = {}  # floors
     days: Mapping[str, DayEnds] = {}  # by programme
+    digests: tuple[tuple[str, str, str, str], ...] = ()  # programme, provider, day, sha256
+    shortfall: Mapping[tuple[str, str], int] = {}  # by programme and pool, by how much stored sums change
     failures: tuple[Failure, ...] = ()
     watermark: int = 0
     since: int = FOR_EVER  # the first moment that is otherwise now
@@ -58,6 +63,8 @@ class Reading(Struct, frozen=True):
     sums: Mapping[Account, Sums]
     counters: Mapping[Account, Mapping[Condition, int]]
     failures: Mapping[FailureKey, int]
+    shortfall: Mapping[PoolKey, int] = {}  # GPU-seconds by which a promise was not met
+    digests: tuple[tuple[str, str, str, str], ...] = ()  # programme, provider, day, sha256; the newest days
 
 
 class Tally:
@@ -79,17 +86,27 @@ class Tally:
         self._held: set[str] = set()
         self._closed: dict[Account, Sums] = {}
         self._shown: dict[Series, int] = {}
-        self._built: dict[str, tuple[int, dict[tuple[Account, str, Condition], int]]] = {}  # until, sums
+        self._built: dict[str, _Open] = {}  # by programme, what will hardly change
         self._last: Reading | None = None
         self._is_fresh = False
+        self._shortfall: Counter[tuple[str, str]] = Counter()
+        self._shortfall_shown: dict[PoolKey, int] = {}
+        self._digests: dict[tuple[str, str], dict[str, str]] = {}
         self._floored: set[str] = set()  # pools whose floors are kept as of the last reading
 
     # -- loading -------------------------------------------------------------------------------------
 
     def load_sums(
-        self, closed: dict[Account, Sums], shown: dict[Series, int], failures: Iterable[Failure]
+        self,
+        closed: dict[Account, Sums],
+        shown: dict[Series, int],
+        failures: Iterable[Failure],
+        shortfall: Mapping[tuple[str, str], int],
+        digests: Iterable[tuple[str, str, str, str]],
     ) -> None:
         """Start from what is stored."""
+        self._shortfall.update(shortfall)
+        self._show_digests(digests)
         self._closed, self._shown = closed, shown
         self.failures = Counter(failure_key(failure) for failure in failures)
 
@@ -126,11 +143,13 @@ class Tally:
             for _, row in delta.changes:
                 self._place(row)
             self._shown.update(delta.shown)
+            self._shortfall.update(delta.shortfall)
+            self._show_digests(delta.digests)
             self.failures.update(failure_key(failure) for failure in delta.failures)
             self.watermark = max(self.watermark, delta.watermark)
             self.held_pods = len(self._held)
             self._built = {
-                programme: kept for programme, kept in self._built.items() if kept[0] <= delta.since
+                programme: kept for programme, kept in self._built.items() if kept.until <= delta.since
             }
             if delta.days:
                 self._close_days(delta.days)
@@ -145,6 +164,14 @@ class Tally:
             self._stays.pop(row.uid, None)
         if stay.account.pool:
             self._begin(stay.account.programme, stay.start)
+
+    def _show_digests(self, digests: Iterable[tuple[str, str, str, str]]) -> None:
+        """Take over the digests of days; the newest ones are kept."""
+        for programme, provider, day, sha256 in digests:
+            known = self._digests.setdefault((programme, provider), {})
+            known[day] = sha256
+            while len(known) > SHOWN_DIGESTS:
+                del known[min(known)]
 
     def _begin_with(self, fact: Dated) -> None:
         if isinstance(fact, Placed | Seated | Contracted):
@@ -230,10 +257,13 @@ class Tally:
 
     def _make(self) -> Reading:
         sums = {account: dict(kept) for account, kept in self._closed.items()}
+        open_shortfall: Counter[tuple[str, str]] = Counter()
         for programme in self.programmes():
-            for (account, month, condition), amount in self._open_sums(programme):
-                kept = sums.setdefault(account, {})
-                kept[month, condition] = kept.get((month, condition), 0) + amount
+            for built in self._open_sums(programme):
+                for (account, month, condition), amount in built.sums.items():
+                    kept = sums.setdefault(account, {})
+                    kept[month, condition] = kept.get((month, condition), 0) + amount
+                open_shortfall.update({(programme, pool): n for pool, n in built.shortfall.items()})
         counters: dict[Account, dict[Condition, int]] = {}
         for account, kept in sums.items():
             counted = counters[account] = {}
@@ -242,37 +272,58 @@ class Tally:
         for (account, condition), floor in self._shown.items():
             counted = counters.setdefault(account, {})
             counted[condition] = max(counted.get(condition, 0), floor)
-        return Reading(self.watermark, self.calendars, sums, counters, dict(self.failures))
+        digests = tuple(
+            (programme, provider, day, sha256)
+            for (programme, provider), known in self._digests.items()
+            for day, sha256 in known.items()
+        )
+        return Reading(
+            self.watermark,
+            self.calendars,
+            sums,
+            counters,
+            dict(self.failures),
+            self._read_shortfall(open_shortfall),
+            digests,
+        )
 
-    def _open_sums(self, programme: str) -> Iterable[tuple[tuple[Account, str, Condition], int]]:
-        """Yield the sums of a programme's open days up to the watermark, by account, month and condition."""
-        until, settled = self._built.get(programme, (self.open_from(programme), {}))
-        if self.watermark - until > _LIVE_SECONDS:
-            edge = self.watermark - _SETTLED_SECONDS
-            self._build(programme, until, edge, settled)
-            until = edge
-        self._built[programme] = (until, settled)
-        live: dict[tuple[Account, str, Condition], int] = {}
-        self._build(programme, until, self.watermark, live)
-        yield from settled.items()
-        yield from live.items()
+    def _read_shortfall(self, open_days: Counter[tuple[str, str]]) -> dict[PoolKey, int]:
+        """Return by how much promises were not met; never less than was shown."""
+        for (programme, pool), amount in (self._shortfall + open_days).items():
+            history = self.histories.of(Contracted).get(pool)
+            if history:
+                last = history[-1]
+                key = (programme, last.provider, pool, last.gpu_type, "Public")
+                self._shortfall_shown[key] = max(amount, self._shortfall_shown.get(key, 0))
+        return dict(self._shortfall_shown)
 
-    def _build(
-        self, programme: str, start: int, end: int, into: dict[tuple[Account, str, Condition], int]
-    ) -> None:
+    def _open_sums(self, programme: str) -> tuple["_Open", "_Open"]:
+        """Return the sums of a programme's open days up to the watermark: of what is settled, of what is not yet."""
+        settled = self._built.get(programme) or _Open(self.open_from(programme))
+        if self.watermark - settled.until > _LIVE_SECONDS:
+            self._build(programme, settled, self.watermark - _SETTLED_SECONDS)
+        self._built[programme] = settled
+        live = _Open(settled.until)
+        self._build(programme, live, self.watermark)
+        return settled, live
+
+    def _build(self, programme: str, into: "_Open", end: int) -> None:
+        """Add what was from where the sums end up to ``end``."""
         calendar, first = self.calendars.of(programme), self.next_day(programme)
-        while start < end:
+        while into.until < end:
+            start = into.until
             if start < first.end:
                 name, edge = first.month, first.end
             else:
                 month = calendar.month_of(start)
                 name, edge = month.name, month.end
-            edge = min(edge, end)
+            into.until = min(edge, end)
             stays = [stay for stay in self._stays.values() if stay.end > start or stay.gone > start]
-            for cell, amount in build(facts_of(self.histories, stays), programme, start, edge).cells.items():
+            built = build(facts_of(self.histories, stays), programme, start, into.until)
+            for cell, amount in built.cells.items():
                 key = (cell.account, name, cell.condition)
-                into[key] = into.get(key, 0) + amount
-            start = edge
+                into.sums[key] = into.sums.get(key, 0) + amount
+            into.shortfall.update(built.shortfall)
 
     def used_by_grant(self) -> dict[str, tuple[int, int]]:
         """Return grant uid -> Used GPU-seconds in all, and of the running month; for budgets and status."""
@@ -319,6 +370,15 @@ class Tally:
             for condition, amount in counters.items()
             if wanted(account, condition) and amount > self._shown.get((account, condition), 0)
         }
+
+
+class _Open:
+    """Sums of open days up to a moment, by account, month and condition; the shortfall by pool."""
+
+    def __init__(self, until: int) -> None:
+        self.until = until
+        self.sums: dict[tuple[Account, str, Condition], int] = {}
+        self.shortfall: Counter[str] = Counter()
 
 
 def failure_key(failure: Failure) -> FailureKey:

@@ -137,7 +137,14 @@ class Transaction:
             self._connection.execute(update(ledger).values(watermark=mark))
         self._step("watermark")
         delta = Delta(
-            tuple(changes), tuple(self._told), self._reread, {}, shown, days, tuple(new_failures), mark, since
+            changes=tuple(changes),
+            told=tuple(self._told),
+            reread=self._reread,
+            shown=shown,
+            days=days,
+            failures=tuple(new_failures),
+            watermark=mark,
+            since=since,
         )
         return Written(delta, self._found, tuple(self._checked))
 

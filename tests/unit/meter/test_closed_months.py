@@ -232,10 +232,14 @@ def test_the_settings_in_force_at_the_months_end_are_in_the_account(store):
     report = "ownUseDetail: Tenant, unobservedLimitGpuSeconds: 7"
     text = f"programmes: {{purchase-2025: {{{rules}, report: {{{report}}}}}}}"
     store.commit([SettingsVersion("first", T, text)], T + 100)
-    store.commit([SettingsVersion("second", DECEMBER, "")], DECEMBER + 100)
+    store.commit([SettingsVersion("second", DECEMBER, text.replace("7}", "9}"))], DECEMBER + 100)
     found = account(store)
     assert (found.settings_digest, found.owner, found.caps) == ("first", "Ministry", (("NVIDIA-B200", 512),))
-    assert (found.own_use_detail, found.unobserved_limit, found.zone) == ("Tenant", 7, "Asia/Seoul")
+    assert (found.own_use_detail, found.unobserved_limit, found.zone) == (
+        "Tenant",
+        9,
+        "Asia/Seoul",
+    )  # the limit: as it is now
 
 
 def test_marks_are_left_by_another_process_without_superseding_the_one_who_writes(store, url):
@@ -310,4 +314,16 @@ def test_days_of_open_months_are_cut_again_when_the_zone_is_set_otherwise(store,
         for (name, _), amount in of_account.items():
             sums[name] = sums.get(name, 0) + amount
     assert sums == {"2026-10": 16 * 8 * 3600, "2026-11": 16 * (30 * DAY - 8 * 3600 + 100)}
+    again.close()
+
+
+def test_digests_and_shortfall_are_read_with_the_sums(store, url):
+    plan = Contracted("nhn-b200", T, *PROVIDER, "NVIDIA-B200", (), 24)
+    store.commit([plan, held("a", T)], T + 2 * DAY + 100)
+    settle(store)
+    reading = store.tally.read()
+    assert reading.shortfall == {(*PROVIDER, "nhn-b200", "NVIDIA-B200", "Public"): 8 * (2 * DAY + 100)}
+    assert reading.digests == tuple((*PROVIDER, one.day, one.sha256) for one in account(store).days)
+    again = open_store(url)
+    assert again.tally.read() == reading
     again.close()
