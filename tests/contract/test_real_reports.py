@@ -6,22 +6,20 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from cluster_kit.pods import condition
 from cluster_kit.world import World
-from contract.books import Ledger
 from devcluster.client import JsonObject, KubeClient, Refused, load_manifests
 from devcluster.install import MANIFESTS
+from gpugrant.expose.figures import ReportFigures
 from gpugrant.expose.report.checking import verify
-from gpugrant.meter.month import Identity
 from gpugrant.observe.client import Client
 from gpugrant.run.report_folder import Shelf
 from gpugrant.run.report_objects import PATH, Reports
 from gpugrant.run.reporting import Reporting
+from report_kit.ledger import DAY, Ledger
 
 POLICY = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/gpugrant-reports"
-DAY = 86_400
 
 
 class Killed(BaseException):
@@ -98,6 +96,11 @@ class Office:
                 there = await self.admin.get(self.path)
         return there
 
+    def figures(self) -> ReportFigures:
+        """Return what /metrics shows of the month."""
+        assert self.reporting is not None
+        return next(one for one in self.reporting.figures if one.month == self.ledger.month.name)
+
     async def closed(self) -> JsonObject:
         """Let the month close; return the object."""
         self.now = self.ledger.month.end + 5 * DAY
@@ -137,12 +140,14 @@ class Office:
 async def office(
     operator_client: Client, admin: KubeClient, world: World, tmp_path: Any
 ) -> AsyncIterator[Office]:
-    office = Office(operator_client, admin, Ledger(world.name("cloud")), tmp_path)
+    ledger = Ledger(tmp_path, world.name("cloud"))
+    office = Office(operator_client, admin, ledger, tmp_path)
     await office.start()
     try:
         yield office
     finally:
         await office.stop()
+        ledger.stop()
 
 
 def state(seen: JsonObject) -> str:
@@ -184,7 +189,7 @@ async def test_a_restarted_operator_writes_nothing_anew(office: Office) -> None:
 async def test_who_asks_for_it_gets_newer_figures_at_once(office: Office) -> None:
     first = await office.round()
     office.now += 60
-    office.ledger.mark(office.ledger.name, "build", "kim", "", office.now - 1)
+    office.ledger.mark("build", "kim", "", office.now - 1)
     asked = await office.round()
     assert asked["status"]["countedUntil"] > first["status"]["countedUntil"]
     assert version(await office.round()) == version(asked)
@@ -215,10 +220,11 @@ async def test_a_month_goes_through_closing_and_closes_by_itself(office: Office)
     seen = await office.seen()
     assert state(seen) == "Closed"
     assert verify(office.place) == []
-    manifest, closed_at = office.ledger.closings[office.ledger.name]
+    closing = office.ledger.closed()
+    assert closing is not None
     digests = {one["name"]: one["sha256"] for one in seen["status"]["digests"]}
-    assert digests["manifest.json"] == manifest and set(digests) == set(content(office.place))
-    assert closed_at == office.now
+    assert digests["manifest.json"] == closing.manifest_sha256 and set(digests) == set(content(office.place))
+    assert closing.closed_at == office.now
     assert [reason for reason, *_ in office.told] == ["Closed"]
     with pytest.raises(Refused, match="the month is closed"):
         await office.admin.patch(f"{office.path}/status", {"status": {"corrections": 7}})
@@ -226,40 +232,42 @@ async def test_a_month_goes_through_closing_and_closes_by_itself(office: Office)
 
 
 async def test_a_month_that_does_not_reconcile_stays_closing_and_says_which_sum(office: Office) -> None:
-    off = Identity("held x seconds", "nhn-b200", 100, 93)
-    office.ledger.change = lambda account: replace(account, identities=(*account.identities, off))
+    office.now = office.ledger.month.end + 2 * DAY
+    await office.round()
+    office.ledger.tamper(7)
     office.now = office.ledger.month.end + 5 * DAY
     seen = await office.round()
     assert state(seen) == "Closing"
     assert condition(seen, "Closed")["reason"] == "NotReconciled"
-    assert "held x seconds of pool nhn-b200: expected 100, counted 93" in seen["status"]["summary"]["why"]
-    assert office.ledger.closings == {} and not office.place.exists()
-    office.ledger.change = lambda account: account
-    office.ledger.mark(office.ledger.name, "build", "kim", "", office.now + 1)
+    seconds = 8 * (office.ledger.month.end - office.ledger.month.start)
+    words = f"pool {office.ledger.provider}-b200: expected {seconds}, counted {seconds + 7} GPU-seconds (+7)"
+    assert words in seen["status"]["summary"]["why"]
+    assert office.ledger.closed() is None and not office.place.exists()
+    office.ledger.tamper(-7)
+    office.ledger.mark("build", "kim", "", office.now + 1)
     office.now += 10
-    await office.round()
-    assert state(await office.seen()) == "Closed"
+    assert state(await office.round()) == "Closed"
 
 
 async def test_unobserved_time_holds_a_month_up_until_the_limit_is_raised(office: Office) -> None:
-    def lose(account: Any) -> Any:
-        first, *others = account.lines
-        limit = 1000 if "1000" in office.ledger.settings else 0
-        lost = replace(first, condition="Unobserved")
-        return replace(account, lines=(lost, *others), unobserved_limit=limit * 10**9)
-
-    office.ledger.change = lose
+    office.ledger.lose_sight(100)
     office.now = office.ledger.month.end + 5 * DAY
-    assert condition(await office.round(), "Closed")["reason"] == "TooMuchUnobserved"
-    office.ledger.settings = "programmes: {purchase-2025: {report: {unobservedLimitGpuSeconds: 1000}}}"
-    await office.round()
-    assert state(await office.seen()) == "Closed"
+    seen = await office.round()
+    assert condition(seen, "Closed")["reason"] == "TooMuchUnobserved"
+    assert (
+        f"800 GPU-seconds are Unobserved (pool {office.ledger.provider}-b200: 800)"
+        in seen["status"]["summary"]["why"]
+    )
+    rules = "programmes: {purchase-2025: {report: {unobservedLimitGpuSeconds: 800}}}"
+    office.ledger.set_rules(rules, office.now)
+    assert state(await office.round()) == "Closed"
+    assert verify(office.place) == []
 
 
 async def test_a_mark_closes_before_the_day(office: Office) -> None:
     office.now = office.ledger.month.end + 3600
     assert state(await office.round()) == "Open"
-    office.ledger.mark(office.ledger.name, "close", "kim", "", office.now)
+    office.ledger.mark("close", "kim", "", office.now)
     office.now += 1
     await office.round()
     assert state(await office.seen()) == "Closed"
@@ -285,8 +293,10 @@ async def test_whatever_step_the_process_ends_at_one_month_is_closed_with_one_se
     assert state(seen) == "Closed"
     assert verify(office.place) == []
     assert before in (None, content(office.place))
-    (closing,) = office.ledger.closings.values()
-    assert {one["name"]: one["sha256"] for one in seen["status"]["digests"]}["manifest.json"] == closing[0]
+    closing = office.ledger.closed()
+    assert closing is not None
+    digests = {one["name"]: one["sha256"] for one in seen["status"]["digests"]}
+    assert digests["manifest.json"] == closing.manifest_sha256
     assert [path.name for path in office.place.parent.iterdir()] == [office.ledger.name]
 
 
@@ -296,9 +306,9 @@ async def test_whatever_step_the_process_ends_at_one_month_is_closed_with_one_se
 async def test_signed_off_and_acknowledged_by_marks(office: Office) -> None:
     seen = await office.closed()
     assert condition(seen, "Acknowledged")["reason"] == "NotSignedOff"
-    office.ledger.mark(office.ledger.name, "sign-off", "Lee", "", office.now)
+    office.ledger.mark("sign-off", "Lee", "", office.now)
     assert condition(await office.round(), "Acknowledged")["reason"] == "SignedOff"
-    office.ledger.mark(office.ledger.name, "acknowledge", "Kim", "NIPA-118", office.now)
+    office.ledger.mark("acknowledge", "Kim", "NIPA-118", office.now)
     seen = await office.round()
     assert state(seen) == "Acknowledged"
     assert "reference NIPA-118" in condition(seen, "Acknowledged")["message"]
@@ -312,17 +322,17 @@ async def test_acknowledged_by_a_person_on_the_object_once_it_is_signed_off(offi
     seen = await office.round()
     assert condition(seen, "Acknowledged")["reason"] == "NotSignedOff"
     assert "H. Kim, NIPA" in condition(seen, "Acknowledged")["message"]
-    office.ledger.mark(office.ledger.name, "sign-off", "Lee", "", office.now)
+    office.ledger.mark("sign-off", "Lee", "", office.now)
     await office.round()
     assert state(await office.round()) == "Acknowledged"
-    assert [mark.by for mark in office.ledger.marks(office.ledger.name)] == ["Lee", "H. Kim, NIPA"]
+    assert [mark.by for mark in office.ledger.marks()] == ["Lee", "H. Kim, NIPA"]
 
 
 async def test_marks_made_while_nobody_was_there_are_carried_out(office: Office) -> None:
     await office.closed()
     await office.stop()
-    office.ledger.mark(office.ledger.name, "sign-off", "Lee", "", office.now)
-    office.ledger.mark(office.ledger.name, "acknowledge", "Kim", "NIPA-118", office.now)
+    office.ledger.mark("sign-off", "Lee", "", office.now)
+    office.ledger.mark("acknowledge", "Kim", "NIPA-118", office.now)
     await office.start()
     assert state(await office.round()) == "Acknowledged"
 
@@ -336,19 +346,17 @@ async def test_overdue_is_told_once_over_restarts_and_ends_with_the_acknowledgem
     await office.start()
     await office.round()
     assert [(reason, warning) for reason, warning, _ in office.told] == [("Overdue", True)]
-    assert office.reporting is not None
-    (figures,) = office.reporting.figures
-    assert figures.closed and figures.due_at < office.now
-    office.ledger.mark(office.ledger.name, "sign-off", "Lee", "", office.now)
-    office.ledger.mark(office.ledger.name, "acknowledge", "Kim", "NIPA-118", office.now)
+    assert office.figures().closed and office.figures().due_at < office.now
+    office.ledger.mark("sign-off", "Lee", "", office.now)
+    office.ledger.mark("acknowledge", "Kim", "NIPA-118", office.now)
     assert condition(await office.round(), "Overdue")["status"] == "False"
-    assert office.reporting.figures[0].due_at == 0
+    assert office.figures().closed and office.figures().due_at == 0
 
 
 async def test_a_closed_object_that_is_gone_is_made_again_from_the_ledger(office: Office) -> None:
     await office.closed()
-    office.ledger.mark(office.ledger.name, "sign-off", "Lee", "", office.now)
-    office.ledger.mark(office.ledger.name, "acknowledge", "Kim", "NIPA-118", office.now)
+    office.ledger.mark("sign-off", "Lee", "", office.now)
+    office.ledger.mark("acknowledge", "Kim", "NIPA-118", office.now)
     before = await office.round()
     await office.delete_object()
     await office.start()
@@ -387,20 +395,29 @@ async def test_a_changed_folder_is_told_and_left_alone_until_it_is_moved_away(of
 
 
 async def test_a_ledger_that_forgot_a_closed_month_closes_it_to_nothing_else(office: Office) -> None:
+    office.now = office.ledger.month.end + 2 * DAY
+    await office.round()
+    backup = office.folder / "backup.db"
+    office.ledger.back_up(backup)
     seen = await office.closed()
-    office.ledger.closings.clear()
-    office.ledger.change = lambda account: replace(account, owner="somebody else")
+    before = content(office.place)
+    office.ledger.restore(backup)
+    office.ledger.set_rules(
+        "programmes: {purchase-2025: {owner: somebody else}}", office.ledger.month.end - 10
+    )
     await office.start()
     again = await office.round()
-    assert office.ledger.closings == {}
+    assert office.ledger.closed() is None
     assert condition(again, "FilesValid")["reason"] == "NotInLedger"
     assert again["status"]["digests"] == seen["status"]["digests"]
-    office.ledger.change = lambda account: account
-    office.ledger.mark(office.ledger.name, "build", "kim", "", office.now + 1)
-    office.now += 2
+    office.ledger.restore(backup)
+    await office.start()
+    office.now += DAY
     await office.round()
     assert condition(await office.round(), "FilesValid")["status"] == "True"
-    assert len(office.ledger.closings) == 1
+    assert content(office.place) == before
+    closing = office.ledger.closed()
+    assert closing is not None and closing.closed_at < office.now
 
 
 async def test_where_the_lease_is_in_doubt_nothing_is_written(office: Office) -> None:

@@ -284,8 +284,7 @@ def _digests(connection: Connection, programme: str, provider: str, month: str) 
 def _rules(connection: Connection, programme: str, end: int) -> dict[str, Any]:
     """Return what the settings in force at a month's end say of it.
 
-    But for the limit of what is Unobserved: that is the one in force now, so that it can be raised for a month that
-    is over and does not close.
+    But for the limit of what is Unobserved, which can still be raised for a month that is over and does not close.
     """
     digest, found = _settings_before(connection, programme, end)
     _, now = _settings_before(connection, programme, None)
@@ -293,7 +292,7 @@ def _rules(connection: Connection, programme: str, end: int) -> dict[str, Any]:
         "settings_digest": digest,
         "owner": found.owner or "",
         "caps": tuple(sorted((name, gpus) for name, gpus in found.caps.items() if gpus is not None)),
-        "unobserved_limit": now.report.unobserved_limit_gpu_seconds,
+        "unobserved_limit": max(one.report.unobserved_limit_gpu_seconds for one in (found, now)),
         "own_use_detail": found.report.own_use_detail,
     }
 

@@ -4,6 +4,7 @@ A month is closed in one go there, so that no fact comes between what is signed 
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Protocol
@@ -18,6 +19,8 @@ from gpugrant.run.report_rules import ACKNOWLEDGE, SIGN_OFF, Figures, Mark, Stan
 from gpugrant.run.report_status import Closing
 
 log = logging.getLogger(__name__)
+
+_LIST_SECONDS = 5.0  # how soon a new month, or provider, is seen
 
 
 class _Tally(Protocol):
@@ -103,15 +106,18 @@ class Clerk:
         self._shelf = shelf
         self._clock = clock
         self._step = on_step
+        self._listed: list[tuple[str, str, Month]] = []
+        self._listed_at = 0.0  # monotonic
         self._settled: dict[str, Seen] = {}  # acknowledged: nothing of it changes any more
 
     def look(self, books: Books) -> Look:
         """Return what there is to report, and how it stands."""
         now = self._clock()
-        months = sorted(books.reported(), key=lambda one: (one[2].start, one[0], one[1]))
-        return Look(
-            books.tally.watermark, books.settings_at(now), tuple(self._see(books, *one, now) for one in months)
-        )  # fmt: skip
+        if not self._listed or time.monotonic() - self._listed_at >= _LIST_SECONDS:
+            self._listed = sorted(books.reported(), key=lambda one: (one[2].start, one[0], one[1]))
+            self._listed_at = time.monotonic()
+        months = tuple(self._see(books, *one, now) for one in self._listed)
+        return Look(books.tally.watermark, books.settings_at(now), months)
 
     def _see(self, books: Books, programme: str, provider: str, month: Month, now: int) -> Seen:
         name = f"{programme}-{provider}-{month.name}"

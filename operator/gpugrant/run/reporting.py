@@ -17,6 +17,7 @@ from gpugrant.decide.reasons import Verdict
 from gpugrant.decide.statuses import Doc
 from gpugrant.expose.figures import ReportFigures
 from gpugrant.expose.report.amounts import epoch
+from gpugrant.meter.closing import NotClosable
 from gpugrant.meter.store import StoreAwayError
 from gpugrant.observe.client import ApiError
 from gpugrant.run.report_books import Clerk, Look, Seen
@@ -52,6 +53,7 @@ TICK_SECONDS: Final = 2.0  # how soon a mark in the ledger is seen
 REBUILD_SECONDS: Final = 3600  # how old the figures of a month may get
 _SHORTEST_REBUILD: Final = 5
 FOLDER_SECONDS: Final = 10.0
+_AGAIN_SECONDS: Final = 10  # for a ledger that settles what came late
 _LOST_AGAIN_SECONDS: Final = 600.0  # before a folder that could not be written again is tried again
 _SHOWN_MONTHS: Final = 3
 _VALID: Final = Verdict(True, "AsClosed")
@@ -72,6 +74,7 @@ class _Known(Struct):
     is_news: bool = False  # the object does not show these figures yet
     settings: str = ""  # by which it was built
     refused: str = ""  # why it could not be closed though everything held
+    again_at: int = 0  # when to try again
     trouble: str = ""  # what went wrong with it last
     fault: Verdict = _VALID  # of a closed month's folder
     look_at: float = 0.0  # monotonic; when to look at the folder again
@@ -202,6 +205,8 @@ class Reporting:
             known.is_news = True
         if known.figures is None:
             return  # runs, and what the object says is fresh enough
+        if standing.now >= known.again_at:
+            known.refused = ""
         standing = replace(standing, unable=standing.unable or known.refused)
         if not hindrances(standing, known.figures):
             closing = await self._close(seen, known, standing, old)
@@ -244,9 +249,11 @@ class Reporting:
             known.figures, closing = await self._ask(
                 lambda books: self._clerk.close(books, seen, standing, named)
             )
-        except ShelfError as error:
-            known.refused = str(error)  # until it is counted again
-            self._trouble(seen, known, known.refused)
+        except (ShelfError, NotClosable) as error:
+            known.refused = str(error)
+            known.again_at = standing.now + (
+                _AGAIN_SECONDS if isinstance(error, NotClosable) else REBUILD_SECONDS
+            )
             return None
         if closing is not None:
             log.info("report %s is closed, manifest sha256 %s", seen.name, closing.manifest_sha256)

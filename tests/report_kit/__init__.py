@@ -1,0 +1,1 @@
+"""Builders for tests of the months' life."""

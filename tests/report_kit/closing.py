@@ -1,0 +1,65 @@
+"""Closes the first month of a small ledger, as the operator does; as a program, it can kill itself on the way.
+
+python -m report_kit.closing FOLDER STEP: SIGKILL at that step of shelf and store, 0 for never.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from gpugrant.meter.months import Calendars
+from gpugrant.run.report_books import Clerk, Seen
+from gpugrant.run.report_folder import Shelf
+from gpugrant.run.report_rules import Standing, days_of
+from meter_kit import NOVEMBER, a_store
+
+NOW = NOVEMBER + 140
+CALENDARS = Calendars(period=50)
+
+
+def close(folder: Path, on_step: Callable[[str], None] = lambda _: None) -> Seen:
+    """Do what the operator does in its rounds until the first month is closed and published; return it."""
+    store = a_store(folder, now=NOW, calendars=CALENDARS, on_step=on_step)
+    shelf = Shelf(f"sqlite:///{folder / 'ledger.db'}", on_step=on_step)
+    clerk = Clerk(shelf, lambda: NOW, on_step)
+    store.open()
+    try:
+        look = clerk.look(store)
+        first = look.months[0]
+        if first.closing is None:
+            clerk.close(store, first, _standing(first, look.watermark), "")
+            first = clerk.look(store).months[0]
+        assert first.closing is not None
+        shelf.publish(first.name, first.closing.manifest_sha256)
+    finally:
+        store.close()
+    return first
+
+
+def _standing(seen: Seen, watermark: int) -> Standing:
+    return Standing(
+        programme=seen.programme,
+        month=seen.month,
+        zone=seen.rules.time_zone,
+        days=days_of(seen.month, seen.rules),
+        now=NOW,
+        watermark=watermark,
+    )
+
+
+def _killer(kill_at: int) -> Callable[[str], None]:
+    left = kill_at
+
+    def on_step(step: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return on_step
+
+
+if __name__ == "__main__":
+    close(Path(sys.argv[1]), _killer(int(sys.argv[2])))
