@@ -346,7 +346,7 @@ def test_the_month_before_must_be_the_month_before(tmp_path: Path):
     problem = only(verify(tmp_path / "november", previous=tmp_path / "september"))
     assert "is not the month before" in problem.message
     problem = only(verify(tmp_path / "november", previous=tmp_path / "none"))
-    assert "the month before cannot be read" in problem.message
+    assert "none): it cannot be read as a folder" in problem.message
 
 
 def test_another_key_than_the_month_before_must_be_named(tmp_path: Path):

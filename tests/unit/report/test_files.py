@@ -244,3 +244,32 @@ def test_a_disk_that_refuses_leaves_no_half_folder(tmp_path: Path):
     )
     assert "File too large" in ended.stderr
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3, 5, 8])
+def test_a_process_that_is_killed_as_it_writes_leaves_the_folder_whole_or_away(tmp_path: Path, lines: int):
+    script = """
+        import sys
+        from pathlib import Path
+        from gpugrant.expose.report.files import render, write_folder
+        from unit.report.months import KEY, a_month
+        months = [render(a_month(gpus=gpus), KEY) for gpus in (56, 64)]
+        for number in range(10_000):
+            write_folder(months[number % 2], Path(sys.argv[1]) / "november", replace=True)
+            print(number, flush=True)
+    """
+    writing = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+    )
+    assert writing.stdout is not None
+    with writing.stdout as told:
+        for _ in range(lines):
+            assert told.readline()
+        writing.kill()  # in the midst of the next one
+        writing.wait()
+    folder = tmp_path / "november"
+    assert not folder.exists() or verify(folder) == []
+    write_folder(render(a_month(), KEY), folder, replace=True)
+    assert verify(folder) == []

@@ -247,10 +247,10 @@ def _chained(manifest: rows.Manifest, previous: Path, pinned: bool) -> Iterator[
     try:
         files, problems = read_folder(previous, (MANIFEST,))
         if problems:
-            raise FolderUnreadable(f"{previous}: {problems[0]}")
+            raise FolderUnreadable(str(problems[0]))
         before = tables.read_json(rows.Manifest, files[MANIFEST], MANIFEST_INDENT)
     except (FolderUnreadable, tables.Unreadable) as error:
-        yield Problem(MANIFEST, 0, f"the month before cannot be read: {error}", "name its folder")
+        yield Problem(MANIFEST, 0, f"the month before ({previous}): {error}", "name its folder")
         return
     found = hashlib.sha256(files[MANIFEST]).hexdigest()
     if found != manifest.previous_manifest_sha256:

@@ -95,7 +95,10 @@ def merge(
     parts, problems = [], []
     for folder in folders:
         checked = check(folder, public_keys, told=told)
-        problems += [f"{folder}: {problem}" for problem in checked.problems]
+        problems += [
+            str(problem) if problem.file == str(folder) else f"{folder}: {problem}"
+            for problem in checked.problems
+        ]
         if checked.manifest is not None:
             parts.append(_Part(folder, checked, checked.manifest))
     problems = problems or [*_strangers(parts)] or [*_overlaps(parts), *_gaps(parts, partial)]

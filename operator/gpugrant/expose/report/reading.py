@@ -45,7 +45,7 @@ def read_folder(folder: Path, wanted: Iterable[str] = ALL_FILES) -> tuple[dict[s
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise FolderUnreadable(f"{folder} cannot be read as a folder: {error.strerror}") from None
+        raise FolderUnreadable(f"it cannot be read as a folder: {error.strerror}") from None
     try:
         return _read(descriptor, tuple(wanted))
     finally:
