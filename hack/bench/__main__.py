@@ -12,11 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import burst, event, figures, lists, memory, policies, writes
+from bench import burst, event, figures, lists, memory, month, policies, writes
 from bench.figures import Figure
 from devcluster.runfolder import ROOT
 
-PARTS = ("event", "plan_50k", "memory", "policies", "writes", "burst", "start")
+PARTS = ("event", "plan_50k", "memory", "month", "policies", "writes", "burst", "start")
 
 
 def _policies(runs: int) -> list[Figure]:
@@ -39,6 +39,7 @@ def measure(
         "event": lambda: event.run(runs),
         "plan_50k": lambda: lists.run(runs, stored),
         "memory": lambda: memory.run(max(1, runs - 1), stored, work),
+        "month": lambda: month.run(runs, work, console),
         "policies": lambda: _policies(runs),
         "writes": lambda: asyncio.run(writes.run(runs, work)),
         "burst": lambda: asyncio.run(burst.run(runs, work, with_bursts=True, with_start="start" in parts)),

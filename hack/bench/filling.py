@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection, create_engine, insert, update
 
-from bench.lifelike import DAY, PROGRAMME, Lifelike, Pod
+from bench.lifelike import PROGRAMME, Lifelike, Pod
 from gpugrant.meter.days import add_day
 from gpugrant.meter.facts import EndReason, Failure, SettingsVersion
 from gpugrant.meter.histories import KINDS
@@ -22,7 +22,7 @@ _ROWS = 20_000
 
 def fill(url: str, lifelike: Lifelike) -> int:
     """Write the month's facts; its days are there, to be summed. Return the number of pods."""
-    store = Store(url, now=lambda: lifelike.month.start - 3 * DAY)
+    store = Store(url, now=lambda: lifelike.month.start)
     store.open()
     store.close()
     engine = create_engine(url)

@@ -5,6 +5,7 @@ grants that run for days, fail and are tried again; sweeps of thousands of one-G
 cordoned, have windows announced, lose a GPU; one delivery comes half a month late. The same seed, the same month.
 """
 
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,9 +98,10 @@ class Lifelike:
     """One month of a fleet that is so many times the first call's."""
 
     def __init__(self, scale: float = 1.0, month: str = "2026-05", seed: int = 20_260_303) -> None:
+        self._seed = seed
         self._random = random.Random(seed)
         self.month: Month = Calendar().month_named(month)
-        self._before = self.month.start - 3 * DAY  # when the ledger began
+        self._before = self.month.start - 3 * DAY  # from when on there is work
         self.facts: list[Dated | Failure | SettingsVersion] = []
         sizes = [max(2, round(servers * scale)) for *_, servers, _ in _POOLS]
         self.servers = [self._servers(number, size, scale) for number, size in enumerate(sizes)]
@@ -142,8 +144,9 @@ class Lifelike:
     def _tell_servers(self) -> None:
         for server in (server for pool in self.servers for server in pool):
             pool, provider, gpu_type, *_ = _POOLS[server.pool]
+            since = max(server.since, self.month.start)  # when the ledger began, or it came
             placed = Placed(
-                server.name, server.since, PROGRAMME, provider, pool, gpu_type, "Public", server.fabric, SEATS
+                server.name, since, PROGRAMME, provider, pool, gpu_type, "Public", server.fabric, SEATS
             )
             self.facts.append(placed)
             for start, end in server.bad:
@@ -274,13 +277,29 @@ class Lifelike:
         for number, (name, provider, gpu_type, *_) in enumerate(_POOLS):
             gpus = len(self.servers[number]) * SEATS
             plan = (Instalment(self.month.start - 30 * DAY, gpus, gpus),)
-            self.facts.append(Contracted(name, self._before, PROGRAMME, provider, gpu_type, plan, gpus))
-        self.facts.append(SettingsVersion("5e" * 32, self._before, SETTINGS))
+            self.facts.append(Contracted(name, self.month.start, PROGRAMME, provider, gpu_type, plan, gpus))
+        self.facts.append(
+            SettingsVersion(hashlib.sha256(SETTINGS.encode()).hexdigest(), self._before, SETTINGS)
+        )
 
     # -- pods ----------------------------------------------------------------------------------------
 
+    def losses(self) -> Iterator[tuple[str, int, int, bool]]:
+        """Yield server, start, end of what no pod is charged for: all its seats, or one where all eight are held."""
+        for server in (server for pool in self.servers for server in pool):
+            yield from ((server.name, start, end, True) for start, end in server.bad)
+            start, end = server.lame
+            for down, up in server.bad:
+                if down < end and start < up:
+                    if start < down:
+                        yield server.name, start, down, False
+                    start = max(start, up)
+            if start < end:
+                yield server.name, start, end, False
+
     def pods(self) -> Iterator[Pod]:
-        """Yield every pod that touches the month, by projects."""
+        """Yield every pod that touches the month, by projects; the same ones whenever it is asked."""
+        self._random.seed(self._seed + 1)
         for project in (*self.projects, *self.shared):
             work = {"training": self._training, "sweep": self._sweep, "notebooks": self._notebooks}
             yield from work[project.work](project)
