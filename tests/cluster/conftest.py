@@ -23,6 +23,7 @@ from gpugrant import names
 SETTINGS = """
 programmes:
   capped: {caps: {NVIDIA-B200: 16}, longestTermMonths: 6}
+  noticed: {maintenanceNoticeSeconds: 1}
 bindTimeoutSeconds: 5
 gracePeriodCeilingSeconds: 5
 """
