@@ -8,6 +8,7 @@ import click
 
 from gpugrant import names
 from gpugrant.expose.report.commands import report
+from gpugrant.expose.usage import usage
 
 _KUBECONFIG = click.option(
     "--kubeconfig",
@@ -157,3 +158,4 @@ def _print(lines: list[str]) -> None:
 
 
 main.add_command(report)
+main.add_command(usage)
