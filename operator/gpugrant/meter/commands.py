@@ -1,0 +1,137 @@
+"""``gpugrant ledger``. Heavy imports wait inside the commands, so that --help answers at once."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_LEDGER = click.option(
+    "--ledger",
+    envvar="GPUGRANT_LEDGER",
+    required=True,
+    metavar="URL",
+    help="Where the ledger is kept, as an SQLAlchemy URL. Default: $GPUGRANT_LEDGER.",
+)
+_MOST_SHOWN = 20
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def ledger() -> None:
+    """Check the ledger itself, back it up, restore it, say how it stands.
+
+    All but `restore` may run beside the operator.
+    """
+
+
+@ledger.command()
+@_LEDGER
+@click.option("--all", "every", is_flag=True, help=f"Show all differences, not the first {_MOST_SHOWN}.")
+def verify(ledger: str, every: bool) -> None:
+    """Work every sum out again from the raw facts and print the first differences. Exit code 1 if there are any."""
+    from gpugrant.expose.report.printing import progress
+    from gpugrant.meter.verify import verify_ledger
+
+    found = 0
+    with (
+        progress("verify") as told,
+        _reading(ledger) as connection,
+        closing(verify_ledger(connection, told)) as differences,
+    ):
+        for difference in differences:
+            found += 1
+            click.echo(str(difference))
+            if found == _MOST_SHOWN and not every:
+                click.echo("… and perhaps more: --all shows them", err=True)
+                break
+    if found:
+        raise SystemExit(1)
+    click.echo("ok: every day, digest and sum is what the facts say, and no seat is held twice")
+
+
+@ledger.command()
+@_LEDGER
+@click.argument("file", type=_FILE)
+def backup(ledger: str, file: Path) -> None:
+    """Write the whole ledger, as of one moment, to FILE. The operator may go on writing."""
+    from gpugrant.expose.report.printing import progress
+    from gpugrant.meter.backup import back_up
+
+    if not file.parent.is_dir():
+        raise click.ClickException(f"{file.parent} is no folder: make it first")
+    with progress("backup") as told, _reading(ledger) as connection:
+        count = back_up(connection, file, told)
+    click.echo(f"{count} rows in {file}")
+
+
+@ledger.command()
+@_LEDGER
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def restore(ledger: str, file: Path) -> None:
+    """Fill an empty database with the ledger in FILE, whichever kind of database it came from."""
+    from gpugrant.expose.report.printing import progress
+    from gpugrant.meter.backup import BackupError
+    from gpugrant.meter.backup import restore as fill
+    from gpugrant.meter.database import writing_engine
+
+    with _in_words():
+        engine = writing_engine(ledger, lock_wait=5.0)
+        try:
+            with progress("restore") as told, engine.begin() as connection:
+                count = fill(connection, file, told)
+        except BackupError as error:
+            raise click.ClickException(str(error)) from error
+        finally:
+            engine.dispose()
+    click.echo(f"{count} rows restored; the operator goes on from there")
+
+
+@ledger.command()
+@_LEDGER
+def show(ledger: str) -> None:
+    """Say how far the ledger is and what is in it."""
+    from gpugrant.meter.overview import overview
+
+    with _reading(ledger) as connection:
+        for line in overview(connection):
+            click.echo(line)
+
+
+@contextmanager
+def _reading(url: str) -> Iterator["Connection"]:
+    """Look at one moment of a ledger."""
+    from gpugrant.meter.database import reading_engine
+    from gpugrant.meter.migrations import revision_of
+    from gpugrant.meter.monthly import read_state
+
+    with _in_words():
+        engine = reading_engine(url)
+        try:
+            with engine.begin() as connection:
+                if not revision_of(connection):
+                    raise click.ClickException("there is no ledger in this database: check --ledger")
+                read_state(connection)
+                yield connection
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Return errors of the database in words."""
+    from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+    try:
+        yield
+    except ArgumentError as error:
+        raise click.ClickException(
+            f"--ledger is no URL of a database, such as sqlite:////path/ledger.db: {error}"
+        ) from error
+    except (SQLAlchemyError, LookupError, ImportError, OSError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        raise click.ClickException(f"the ledger cannot be used: {' '.join(str(cause).split())}") from error
