@@ -1,6 +1,6 @@
 """What the ledger's rows say of a stretch of time: stays, histories, and the cells that come of them."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, Select, select
@@ -35,6 +35,7 @@ _COLUMNS = (
     holdings.c.end_reason,
     holdings.c.gone_at,
 )
+STREAMED = {"yield_per": 5000}  # a few rows at a time, however many there are
 _OF_CELLS = tuple(kind for kind in KINDS if kind is not Named)
 
 
@@ -89,11 +90,12 @@ def _touching(start: int) -> Iterator[Select[*tuple[Any, ...]]]:
     yield rows.where(holdings.c.end_reason == EndReason.UNOBSERVED.value, holdings.c.gone_at > start)
 
 
-def stays_in_order(connection: Connection, accounts: Accounts) -> Iterator[Stay]:
+def stays_in_order(connection: Connection, accounts: Accounts) -> Generator[Stay, None, None]:
     """Yield every stay there is by its start, a few at a time."""
     query = select(*_COLUMNS).order_by(holdings.c.held_from)
-    for row in connection.execution_options(yield_per=5000).execute(query):
-        yield _stay_in(row, accounts)
+    with connection.execute(query, execution_options=STREAMED) as rows:
+        for row in rows:
+            yield _stay_in(row, accounts)
 
 
 def histories_of(connection: Connection) -> Histories:
