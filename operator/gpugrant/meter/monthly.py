@@ -14,7 +14,7 @@ from gpugrant.config import Programme, SettingsError, load_settings
 from gpugrant.meter.awards import awards_of
 from gpugrant.meter.day_tables import cells, corrections, day_digests, day_pools, days, months, totals
 from gpugrant.meter.days import line_of
-from gpugrant.meter.digests import summed
+from gpugrant.meter.digests import day_digest, summed
 from gpugrant.meter.facts import Condition, Contracted, GrantTerms, Named, Placed, Seated
 from gpugrant.meter.histories import Histories
 from gpugrant.meter.incidents import incidents_of
@@ -272,13 +272,18 @@ def _identities(sums: _Sums, provider: str, held: Mapping[str, int]) -> tuple[Id
 
 
 def _digests(connection: Connection, programme: str, provider: str, month: str) -> tuple[DayDigest, ...]:
+    """Return a month's closed days; one in which a provider had nothing has the digest of no lines."""
+    mine = (day_digests.c.day_id == days.c.id) & (day_digests.c.provider == provider)
     query = (
         select(days.c.name, day_digests.c.sha256, day_digests.c.revision)
-        .join(days, days.c.id == day_digests.c.day_id)
-        .where(days.c.programme == programme, days.c.month == month, day_digests.c.provider == provider)
+        .outerjoin(day_digests, mine)
+        .where(days.c.programme == programme, days.c.month == month)
         .order_by(days.c.start_at)
     )
-    return tuple(DayDigest(row.name, row.sha256, row.revision) for row in connection.execute(query))
+    nothing = day_digest(())
+    return tuple(
+        DayDigest(row.name, row.sha256 or nothing, row.revision or 0) for row in connection.execute(query)
+    )
 
 
 def _rules(connection: Connection, programme: str, end: int) -> dict[str, Any]:

@@ -119,6 +119,8 @@ def figures_of(account: MonthAccount) -> Figures:
     else:
         due = (account.month,)  # a short month is one day of the ledger
     closed = {day.day for day in account.days}
+    if closed and not account.previous_manifest:
+        due = tuple(day for day in due if day >= min(closed))  # the first month begins when the ledger did
     return Figures(
         until=account.until,
         totals=tuple((*key, amount) for key, amount in sorted(totals.items())),

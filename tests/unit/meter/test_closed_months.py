@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpugrant.meter.closing import NotClosable
-from gpugrant.meter.digests import day_digests
+from gpugrant.meter.digests import day_digest, day_digests
 from gpugrant.meter.facts import (
     Aspect,
     Claimed,
@@ -327,3 +327,14 @@ def test_digests_and_shortfall_are_read_with_the_sums(store, url):
     again = open_store(url)
     assert again.tally.read() == reading
     again.close()
+
+
+def test_a_provider_that_leaves_within_a_month_has_a_digest_of_every_day(store):
+    other = {"provider": "kakao", "pool": "kakao-b200"}
+    gone = a_server("server-9", T + 3 * DAY, seats=0, **other)
+    store.commit([a_server("server-9", T + DAY, **other), gone], DECEMBER + 100)
+    settle(store)
+    found = store.month_account("purchase-2025", "kakao", month(store))
+    assert len(found.days) == 30
+    nothing = {one.day for one in found.days if one.sha256 == day_digest(())}
+    assert len(nothing) == 28 and not {"2026-11-02", "2026-11-03"} & nothing

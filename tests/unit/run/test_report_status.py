@@ -142,6 +142,13 @@ def test_every_day_must_be_closed_in_the_ledger():
     assert "2026-11-29; 2026-11-30" in found.message
 
 
+def test_the_first_month_begins_when_the_ledger_did_and_later_ones_do_not():
+    account = a_month(closed=False)
+    begun = replace(account, days=account.days[21:])
+    assert figures_of(begun).missing_days == ()
+    assert figures_of(replace(begun, previous_manifest=SHA)).missing_days[0] == "2026-11-01"
+
+
 def test_a_short_month_is_one_day_of_the_ledger():
     month = Calendar(period=60).month_of(MONTH.start)
     account = replace(
