@@ -101,9 +101,12 @@ async def start_held(plane: Plane, servers: int, runs: int) -> list[Figure]:
     """Hold every seat, then measure process start to first plan."""
     await plane.create(plane.spread(plane.seats))
     with plane.operator() as operator:
-        await plane.wait_running()
-        operator.wait_for(
-            "all is in the ledger", lambda one: one.metric("gpugrant_ledger_held_pods") >= plane.seats
+        # Not by LISTs of so many pods: they are work for the API server too.
+        await asyncio.to_thread(
+            operator.wait_for,
+            "all is in the ledger",
+            lambda one: one.metric("gpugrant_ledger_held_pods") >= plane.seats,
+            900.0,
         )
         await plane.quiet(operator)
     seconds, cpu, resident, wrong = [], [], [], 0.0
