@@ -20,14 +20,13 @@ from rich.console import Console
 from bench.figures import Figure
 from bench.filling import fill
 from bench.lifelike import Lifelike
+from bench.lists import resident_mb
 from devcluster.runfolder import ROOT
 from gpugrant.expose.report.signing import load_key
 from gpugrant.meter.facts import Condition, Owner
 from gpugrant.meter.store import Store
 from gpugrant.run.report_folder import Shelf
 from gpugrant.run.report_rules import figures_of
-
-_MEGABYTE = 1e6
 
 
 def run(runs: int, work: Path, console: Console, scale: float = 1.0) -> list[Figure]:
@@ -118,7 +117,7 @@ def close(folder: Path, key: Path) -> dict[str, Any]:
         "days": summed - begun,
         "reports": done - summed,
         "cpu": usage.ru_utime + usage.ru_stime,
-        "peak_mb": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / _MEGABYTE,
+        "peak_mb": resident_mb(field="VmHWM"),  # ru_maxrss would be the parent's before this was started
         "files": digest.hexdigest(),
         "used": used,
     }

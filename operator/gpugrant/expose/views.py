@@ -1,6 +1,7 @@
 """The gauges' figures, read off the planner's world."""
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from gpugrant.decide.grant_status import ready_verdict
 from gpugrant.decide.judge import tenant_limit
@@ -10,25 +11,45 @@ from gpugrant.decide.servers import wanted_owner
 from gpugrant.decide.state import OWN_USE, PUBLIC, GrantState, Server
 from gpugrant.decide.world import World
 from gpugrant.expose.figures import Figures, GrantFigures, QuotaFigures, ShareFigures, WaitingFigures
+from gpugrant.meter import facts
 from gpugrant.meter.facts import Failure
+from gpugrant.meter.spans import is_announced
+from gpugrant.meter.tally import Tally
+
+Announced = Callable[[Server], bool]
 
 
-def figures(world: World, now: int) -> Figures:
+def announced_at(now: int, tally: Tally | None = None) -> Announced:
+    """Return what says whether a server is in a maintenance window that was announced long enough before.
+
+    The ledger knows since when a window was announced, and its rule decides. Without a ledger the node's annotation
+    is all there is, and the window in it counts.
+    """
+    if tally is None:
+        return lambda server: server.node is not None and _in_window(server.node.maintenance, now)
+    known = tally.histories.of(facts.Announced)
+    return lambda server: is_announced(known.get(server.name, ()), now)
+
+
+def figures(world: World, now: int, tally: Tally | None = None) -> Figures:
     """Return all gauges' figures at this moment; one walk over the servers."""
+    announced = announced_at(now, tally)
     return Figures(
-        shares=_share_figures(world, now),
+        shares=_share_figures(world, now, announced),
         grants=tuple(_grant_figures(world, s, now) for _, s in sorted(world.grants.items())),
         quotas=_quota_figures(world, now),
         waiting=_waiting_figures(world),
-        failures=failures(world),
+        failures=failures(world, announced),
     )
 
 
-def _split(world: World, server: Server, size: int, now: int) -> tuple[int, int, int, int, int, int]:
+def _split(
+    world: World, server: Server, size: int, now: int, announced: Announced
+) -> tuple[int, int, int, int, int, int]:
     """Return a server's seats as free, granted, held, reserved, failed, maintenance; disjoint."""
     failed = min(size, world.seats_failed(server))
     maintenance = 0
-    if server.node and server.node.unschedulable and _in_maintenance(server.node.maintenance, now):
+    if _in_maintenance(server, announced):
         failed, maintenance = 0, size
     rest = size - failed - maintenance
     held = min(rest, server.seats_held)
@@ -38,13 +59,18 @@ def _split(world: World, server: Server, size: int, now: int) -> tuple[int, int,
     return rest - granted, granted, held, reserved, failed, maintenance
 
 
-def _in_maintenance(window: str, now: int) -> bool:
+def _in_maintenance(server: Server, announced: Announced) -> bool:
+    """Say whether a server is cordoned as was announced; one that is not Ready is Failed all the same."""
+    return bool(server.node and server.node.ready and server.node.unschedulable and announced(server))
+
+
+def _in_window(window: str, now: int) -> bool:
     start, _, end = window.partition("/")
     moment = rfc3339(now)
     return bool(start and end) and start.endswith("Z") and end.endswith("Z") and start <= moment < end
 
 
-def _share_figures(world: World, now: int) -> tuple[ShareFigures, ...]:
+def _share_figures(world: World, now: int, announced: Announced) -> tuple[ShareFigures, ...]:
     found = []
     for name, pool in sorted(world.pools.items()):
         spec = pool.pool.spec
@@ -54,7 +80,7 @@ def _share_figures(world: World, now: int) -> tuple[ShareFigures, ...]:
         for server_name in pool.servers:
             server = world.servers[server_name]
             row = sums[server.share or PUBLIC]
-            for at, seats in enumerate(_split(world, server, pool.size, now)):
+            for at, seats in enumerate(_split(world, server, pool.size, now, announced)):
                 row[at] += seats
         for share, row in sums.items():
             free, granted, held, reserved, failed, maintenance = row
@@ -176,8 +202,8 @@ def _asked_type(world: World, tenant: str, lane: tuple[str, str, str, str]) -> t
     return (runs_now.programme, runs_now.line[1]) if runs_now else ("", product)
 
 
-def failures(world: World) -> tuple[Failure, ...]:
-    """Return what is failed now, by server and cause."""
+def failures(world: World, announced: Announced) -> tuple[Failure, ...]:
+    """Return what is failed now, by server and cause; maintenance as announced is none."""
     found = []
     for name, pool in sorted(world.pools.items()):
         spec = pool.pool.spec
@@ -187,7 +213,7 @@ def failures(world: World) -> tuple[Failure, ...]:
             server = world.servers[server_name]
             seats = world.seats_failed(server)
             node = server.node
-            if not seats or node is None:
+            if not seats or node is None or _in_maintenance(server, announced):
                 continue
             cause = (
                 "NotReady"

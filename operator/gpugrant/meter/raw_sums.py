@@ -21,12 +21,8 @@ def held_by_pool(
     touching = (holdings.c.held_from < end) & or_(
         holdings.c.held_until.is_(None), holdings.c.held_until > start
     )
-    amount = func.sum((_until(end) - _from(start)) * holdings.c.seats)
-    query = select(holdings.c.server, holdings.c.account_id, amount).where(touching)
     moved = set()
-    for server, number, seconds in connection.execute(
-        query.group_by(holdings.c.server, holdings.c.account_id)
-    ):
+    for server, number, seconds in _by_server(connection, start, end):
         history = histories.of(Placed).get(server, ())
         places = list(_places(history, start, end))
         if len(places) == 1:
@@ -43,6 +39,16 @@ def held_by_pool(
                 seconds = max(0, min(right, finish) - max(left, begin)) * seats
                 _add(found, programme, accounts.by_id(number), placed, seconds)
     return found
+
+
+def _by_server(connection: Connection, start: int, end: int) -> Iterator[tuple[str, int, int]]:
+    """Yield server, account and GPU-seconds held in [start, end): what has ended, and what holds still."""
+    server = holdings.c.server.concat("")  # not read in the order of an index on servers: rows lie as they were bound
+    amount = func.sum((_until(end) - _from(start)) * holdings.c.seats)
+    query = select(server, holdings.c.account_id, amount).group_by(server, holdings.c.account_id)
+    began = holdings.c.held_from + 0 < end  # not by the index on it: most rows began before any given moment
+    for touching in (holdings.c.held_until > start, holdings.c.held_until.is_(None)):
+        yield from connection.execute(query.where(touching, began))
 
 
 def _add(found: Counter[str], programme: str, account: Account, placed: Placed | None, amount: int) -> None:

@@ -143,14 +143,19 @@ class _Window:
             self._facts.claimed.get(server, ()),
             self._facts.terms,
         )
-        stays.sort(key=lambda stay: (stay.start, stay.uid))
+        unwell = self._facts.unwell
+        is_plain = not any(stay.gone or stay.uid in unwell for stay in stays)
         for span in spans(history, self._start, self._end):
-            here = [stay for stay in stays if stay.start < span.end and max(stay.end, stay.gone) > span.start]
+            here = stays
+            if span.start > self._start or span.end < self._end:
+                here = [
+                    stay for stay in stays if stay.start < span.end and max(stay.end, stay.gone) > span.start
+                ]
             if span.placed is None:
                 self._add_unplaced(span, here)
             elif span.placed.programme == self._programme:
                 self._install(span.placed.pool, span.placed.share, span.start, span.end, span.seats)
-                self._add_span(span, span.placed, here)
+                self._add_span(span, span.placed, here, is_plain)
 
     def _add_unplaced(self, span: Span, stays: list[Stay]) -> None:
         """Add what is held where no pool's server is (any more): it is on the account it was bound on."""
@@ -166,27 +171,36 @@ class _Window:
             else:
                 self._add_used(account, stay.fabric, stay.seats, start, end)
 
-    def _add_span(self, span: Span, placed: Placed, stays: list[Stay]) -> None:
+    def _add_span(self, span: Span, placed: Placed, stays: list[Stay], is_plain: bool) -> None:
+        """Add a span; ``is_plain`` says that all seats of each stay are in one condition as far as the stay goes."""
         roomy = not span.owner and (placed.pool, placed.share) in self._rooms
-        plain = span.plain and all(
-            stay.gone <= span.start and stay.uid not in self._facts.unwell for stay in stays
-        )
-        if not plain or (roomy and stays):
+        if not (span.plain and is_plain) or (roomy and stays):
             self._sweep(span, placed, stays)
             return
         condition, reason = _whole(span)
-        left = span.seats * (span.end - span.start)
-        for stay in stays:
-            start, end = max(stay.start, span.start), min(stay.end, span.end)
-            if start < end:
-                amount = stay.seats * (end - start)
-                left -= amount
-                account = self._account_at(stay.account, placed)
-                self._held[placed.pool] += amount
-                if condition is not None:
-                    self._add(account, placed.fabric, condition, reason, amount)
-                else:
-                    self._add_used(account, placed.fabric, stay.seats, start, end)
+        first, last = span.start, span.end
+        held = 0
+        sums: dict[Account, int] = {}
+        by_terms: dict[Account, bool] = {}
+        for stay in stays:  # a month has millions of these
+            start = stay.start if stay.start > first else first  # noqa: FURB136 (max() takes twice as long)
+            end = stay.end if stay.end < last else last  # noqa: FURB136
+            if start >= end:
+                continue
+            amount = stay.seats * (end - start)
+            held += amount
+            account = stay.account
+            if account not in by_terms:
+                by_terms[account] = condition is None and self._term_decides(account, last)
+            if by_terms[account]:
+                self._add_used(self._account_at(account, placed), placed.fabric, stay.seats, start, end)
+            else:
+                sums[account] = sums.get(account, 0) + amount
+        for account, amount in sums.items():
+            self._add(self._account_at(account, placed), placed.fabric, condition or USED, reason, amount)
+        if held:
+            self._held[placed.pool] += held
+        left = span.seats * (last - first) - held
         if left > 0:
             if roomy:
                 room = Room(condition or IDLE, placed.fabric, reason, self._idle(span, placed))
@@ -360,16 +374,21 @@ class _Window:
 
     def _add_used(self, account: Account, fabric: str, seats: int, start: int, end: int) -> None:
         """Add held seats as Used, or as Grace from the end of the grant's term on."""
-        terms = self._facts.terms.get(account.grant_uid, ()) if account.grant_uid else ()
-        if not terms or (len(terms) == 1 and end <= terms[0].end):
+        if not self._term_decides(account, end):
             self._add(account, fabric, USED, "", seats * (end - start))
             return
+        terms = self._facts.terms[account.grant_uid]
         edges = {start, end, *(at for one in terms for at in (one.since, one.end) if start < at < end)}
         inside = sorted(edges)
         for left, right in pairwise(inside):
             now = terms_at(terms, left)
             condition = GRACE if now is not None and left >= now.end else USED
             self._add(account, fabric, condition, "", seats * (right - left))
+
+    def _term_decides(self, account: Account, end: int) -> bool:
+        """Say whether what is held up to ``end`` may be Grace in part."""
+        terms = self._facts.terms.get(account.grant_uid, ()) if account.grant_uid else ()
+        return bool(terms) and (len(terms) > 1 or end > terms[0].end)
 
     def _account_at(self, account: Account, placed: Placed) -> Account:
         """Return the account of a hold as of where its server is: a server may come to another pool."""

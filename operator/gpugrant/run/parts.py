@@ -47,10 +47,11 @@ class Parts:
         waits = AdmissionWaits()
         metering = self._metering = Metering(ledger, world, waits.observe) if ledger else None
         world.metered = metering is not None
+        tally = metering.meter.tally if metering else lambda: None
         registry.register(
             Metrics(
-                figures=lambda: figures(world, int(time.time())),
-                tally=metering.meter.tally if metering else lambda: None,
+                figures=lambda: figures(world, int(time.time()), tally()),
+                tally=tally,
                 health=metering.meter.health if metering else lambda: None,
                 waits=waits,
             )
@@ -59,13 +60,13 @@ class Parts:
 
     async def exchange(self, world: Any, metering: Any) -> None:
         """Tell the meter, for ever, what is failed now, and the world what grants have used."""
-        from gpugrant.expose.views import failures
+        from gpugrant.expose.views import announced_at, failures
 
         told = 0.0
         while True:
             await asyncio.sleep(FAILURES_SECONDS)
-            metering.meter.observe_failures(failures(world))
             tally = metering.meter.tally()
+            metering.meter.observe_failures(failures(world, announced_at(int(time.time()), tally)))
             if tally is not None and time.monotonic() - told >= USED_SECONDS:
                 told = time.monotonic()
                 used = tally.used_by_grant()
