@@ -43,6 +43,7 @@ BATCH_SECONDS = 0.1  # how long an end may wait for others to share its transact
 MOST_FACTS = 500  # in one transaction
 WATERMARK_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 30.0
+CHECK_SECONDS = 60.0  # between two stored days that are compared with their facts
 
 
 class LedgerHealth(Struct, frozen=True):
@@ -58,6 +59,7 @@ class LedgerHealth(Struct, frozen=True):
     failed_commits: int
     refused_facts: int  # that no database would take; their pods keep their finalizers
     last_commit_seconds: float
+    drift: int = 0  # GPU-seconds by which stored days differ from their raw facts
 
 
 class Meter:
@@ -106,6 +108,8 @@ class Meter:
         self._calendars: Calendars | None = None
         self._took = 0.0
         self._settle_after = 0.0  # monotonic
+        self._check_after = time.monotonic() + CHECK_SECONDS
+        self._drift = 0
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -227,6 +231,7 @@ class Meter:
             failed_commits=self._failed,
             refused_facts=self._refused,
             last_commit_seconds=self._took,
+            drift=self._drift,
         )
 
     # -- from sight to fact --------------------------------------------------------------------------
@@ -323,6 +328,8 @@ class Meter:
                 retry = 0.5
                 if await self._settle():
                     self._wake.set()  # one day at a time, between commits
+                else:
+                    await self._check()
             else:
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, LONGEST_RETRY_SECONDS)
@@ -384,6 +391,21 @@ class Meter:
                 self._settle_after = time.monotonic() + LONGEST_RETRY_SECONDS
                 _log.exception("a day of the ledger cannot be closed; facts are written on")
                 return self._failed_by("a day of the ledger cannot be closed; the log has why")
+
+    async def _check(self) -> None:
+        """Compare one stored day with its raw facts, now and then."""
+        if time.monotonic() < self._check_after:
+            return
+        try:
+            self._drift = await self._in_thread(self._store.check_day)
+        except Exception as error:  # noqa: BLE001 (a store that is away is for commits to say; nothing ends over this)
+            _log.warning("a day of the ledger could not be checked: %s", error)
+        if self._drift:
+            _log.error(
+                "the ledger differs from its facts by %d GPU-seconds: run `gpugrant ledger verify`",
+                self._drift,
+            )
+        self._check_after = time.monotonic() + CHECK_SECONDS
 
     async def refresh(self) -> None:
         """Work out the sums as of now away from the event loop, so that reading them next costs nothing."""

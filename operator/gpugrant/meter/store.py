@@ -37,6 +37,7 @@ from gpugrant.meter.settling import Settling, cut_again
 from gpugrant.meter.tables import ledger, settings_versions
 from gpugrant.meter.tally import Tally
 from gpugrant.meter.transaction import Change, SupersededError, Transaction, take_lock
+from gpugrant.meter.verify import drift_of, next_day_to_check
 
 _T = TypeVar("_T")
 
@@ -72,6 +73,8 @@ class Store:
         self._crowding = Crowding()
         self._writes = -1
         self.tally = Tally(self._calendars)
+        self._checked = 0  # the day that was compared with its facts last
+        self._drift: dict[int, int] = {}  # GPU-seconds, by day
         self.opened_at = 0
         self.kept_until = 0  # the watermark when this process opened the ledger first
 
@@ -177,6 +180,20 @@ class Store:
             self._accounts.keep(accounts)
             self.tally.apply(delta)
             return True
+
+    def check_day(self) -> int:
+        """Compare the next stored day with its raw facts; return by how many GPU-seconds stored days differ.
+
+        One day at each call, round and round; what was found of a day counts until it is looked at again. Takes as
+        long as a day's facts take to read. Raises StoreAwayError.
+        """
+        with self._trouble(), self._readers.begin() as connection:
+            row = next_day_to_check(connection, self._checked)
+            if row is None:
+                return 0
+            self._checked = row.id
+            self._drift[row.id] = drift_of(connection, self._accounts, row)
+        return sum(self._drift.values())
 
     # -- months --------------------------------------------------------------------------------------
 

@@ -53,6 +53,13 @@ def verify_ledger(connection: Connection, told: Told = lambda *_: None) -> Gener
     yield from _closed_months(connection)
 
 
+def next_day_to_check(connection: Connection, last: int) -> DayRow | None:
+    """Return the stored day after one (by id), the first one after the last; None where there is none."""
+    fresh = select(days).where(days.c.stale.is_(False)).order_by(days.c.id).limit(1)
+    row = connection.execute(fresh.where(days.c.id > last)).first() or connection.execute(fresh).first()
+    return None if row is None else day_row(row)
+
+
 def drift_of(connection: Connection, accounts: Accounts, row: DayRow) -> int:
     """Return by how many GPU-seconds one stored day differs from its facts."""
     built = build_from_rows(connection, accounts, row.programme, row.day.start, row.day.end)

@@ -208,3 +208,11 @@ def test_where_there_is_no_ledger_that_is_said(tmp_path, command):
     assert (found.exit_code, "unable to open" in found.output) == (1, True)
     found = run(command, "--ledger", "nonsense")
     assert (found.exit_code, "no URL" in found.output) == (1, True)
+
+
+def test_days_are_compared_with_their_facts_one_after_the_other(store, url):
+    assert [store.check_day() for _ in range(31)] == [0] * 31
+    change(url, "UPDATE cells SET gpu_seconds = gpu_seconds + 4 WHERE condition = 'Used' AND day_id = 2")
+    assert [store.check_day() for _ in range(3)] == [4, 4, 4]
+    change(url, "UPDATE cells SET gpu_seconds = gpu_seconds - 4 WHERE condition = 'Used' AND day_id = 2")
+    assert [store.check_day() for _ in range(30)][-1] == 0
