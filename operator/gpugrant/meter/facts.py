@@ -189,9 +189,11 @@ class Unwell(Struct, frozen=True):
 
 
 class Announced(Struct, frozen=True):
-    """A maintenance window was announced for a server. It counts from its start, or ``notice`` seconds after
-    ``since``, whichever is later; the next one of the same server replaces it for what lies ahead of its own
-    ``since``. start = end: there is none."""
+    """A maintenance window was announced for a server; start = end: there is none.
+
+    It counts from its start, or ``notice`` seconds after ``since``, whichever is later. The next one of the same
+    server replaces it for what lies ahead of its own ``since``.
+    """
 
     server: str
     since: int
