@@ -101,6 +101,7 @@ async def start_held(plane: Plane, servers: int, runs: int) -> list[Figure]:
     """Hold every seat, then measure process start to first plan."""
     await plane.create(plane.spread(plane.seats))
     with plane.operator() as operator:
+        await asyncio.to_thread(operator.wait_ready)
         # Not by LISTs of so many pods: they are work for the API server too.
         await asyncio.to_thread(
             operator.wait_for,
