@@ -24,6 +24,7 @@ _POOL = ("programme", "provider", "pool", "gpu_type", "share")
 _SERIES = (*_POOL, "owner", "tenant", "tenant_namespace", "grant", "condition")
 _GRANT = (*_POOL, "tenant", "tenant_namespace", "grant")
 _STATES = ("free", "granted", "held", "reserved", "failed", "maintenance")
+_FROM_ZERO = (Condition.USED, Condition.IDLE, Condition.FAILED)
 _GRANT_STATES = ("granted", "held", "reserved", "failed")
 
 Labels = tuple[str, ...]
@@ -110,6 +111,22 @@ def ledger_families(reading: Reading, figures: Figures) -> Iterator[Metric]:
     for key, count in reading.failures.items():
         failed.add_metric(key, count)
     yield failed
+    short = CounterMetricFamily(
+        "gpugrant_share_shortfall_gpu_seconds",
+        "GPU-seconds by which the installed public share was short of the promise.",
+        labels=_POOL,
+    )
+    for pool, amount in reading.shortfall.items():
+        short.add_metric(pool, amount)
+    yield short
+    digest = GaugeMetricFamily(
+        "gpugrant_ledger_day_digest_info",
+        "The SHA-256 of a closed day's account, for the last 35 days; always 1.",
+        labels=("programme", "provider", "day", "sha256"),
+    )
+    for closed_day in reading.digests:
+        digest.add_metric(closed_day, 1)
+    yield digest
     yield _budget_used(reading, figures)
 
 
@@ -133,9 +150,9 @@ def _counters(reading: Reading, figures: Figures) -> Iterator[tuple[Labels, int]
         for condition, amount in counters.items():
             if account.pool:
                 yield _series(account, condition), amount
-    for grant in figures.grants:  # from zero, so that a rate sees the first hold too
-        if grant.pool:
-            yield (*_pool(grant), str(Owner.GRANT), *_tenant(grant), str(Condition.USED)), 0
+    for grant in figures.grants:  # from zero, so that a rate sees the first second too
+        for condition in _FROM_ZERO if grant.pool else ():
+            yield (*_pool(grant), str(Owner.GRANT), *_tenant(grant), str(condition)), 0
 
 
 def _months(reading: Reading) -> Iterator[tuple[Labels, int]]:
@@ -300,6 +317,11 @@ def health_families(health: LedgerHealth) -> Iterator[Metric]:
             "gpugrant_ledger_queue_age_seconds",
             "How long the oldest queued fact has waited.",
             health.queue_age,
+        ),
+        (
+            "gpugrant_ledger_drift_seconds",
+            "GPU-seconds by which stored days differ from their raw facts; anything but 0 is a fault.",
+            health.drift,
         ),
         ("gpugrant_ledger_held_pods", "Pods that hold GPUs by the ledger.", health.held_pods),
         ("gpugrant_ledger_commit_seconds", "How long the last commit took.", health.last_commit_seconds),
