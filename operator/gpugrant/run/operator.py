@@ -166,6 +166,8 @@ class Operator:
         gc.freeze()
         gc.enable()
         log.info("first plan after %.1f s", time.monotonic() - begun)
+        if self._reporting is not None:
+            self._spawn("reports", self._reporting.run())
         await asyncio.Event().wait()
 
     async def _start_meter(self, metering: Any, observer: Observer, writer: Writer, world: Any) -> None:

@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 
 TICK_SECONDS: Final = 2.0  # how soon a mark in the ledger is seen
 REBUILD_SECONDS: Final = 3600  # how old the figures of a month may get
-_SHORTEST_REBUILD: Final = 5
+_SHORTEST_REBUILD: Final = 2
 FOLDER_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 10  # for a ledger that settles what came late
 _LOST_AGAIN_SECONDS: Final = 600.0  # before a folder that could not be written again is tried again
