@@ -1,4 +1,4 @@
-"""The store on real SQLite files: rows once, sums with them, and a database that does not play."""
+"""The store on real databases of both kinds: rows once, sums with them, and a database that does not play."""
 
 import sqlite3
 import stat
@@ -6,8 +6,9 @@ import stat
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import text
 
+from gpugrant.meter.database import reading_engine, writing_engine
 from gpugrant.meter.facts import Condition, EndReason, Failure, Gap, GrantTerms, SettingsVersion
 from gpugrant.meter.migrations import upgrade
 from gpugrant.meter.months import Calendars
@@ -20,16 +21,23 @@ USED, GRACE = Condition.USED, Condition.GRACE
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = a_store(tmp_path, now=T)
+def store(url):
+    store = Store(url, now=lambda: T)
     store.open()
     yield store
     store.close()
 
 
-def rows(folder, query):
-    with sqlite3.connect(folder / "ledger.db") as connection:
-        return connection.execute(query).fetchall()
+def rows(url, query):
+    engine = reading_engine(url)
+    with engine.begin() as connection:
+        found = [tuple(row) for row in connection.execute(text(query))]
+    engine.dispose()
+    return found
+
+
+def file_url(folder):
+    return f"sqlite:///{folder / 'ledger.db'}"
 
 
 def sums(store, account=None):
@@ -37,8 +45,8 @@ def sums(store, account=None):
     return {key: amount for key, amount in store.tally.sums(account or an_account()).items() if amount}
 
 
-def test_migrations_make_exactly_the_tables_that_the_code_reads(tmp_path):
-    engine = create_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+def test_migrations_make_exactly_the_tables_that_the_code_reads(url):
+    engine = writing_engine(url, 5.0)
     with engine.begin() as connection:
         upgrade(connection)
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -56,20 +64,20 @@ def test_what_ended_counts_to_its_end_whatever_the_watermark(store):
     assert sums(store) == {("2026-11", USED): 480}
 
 
-def test_an_end_alone_is_enough_where_the_bind_was_not_seen(store, tmp_path):
+def test_an_end_alone_is_enough_where_the_bind_was_not_seen(store, url):
     store.commit([ended("a", T, T + 60)])
-    assert rows(tmp_path, "SELECT uid, held_from, held_until, seats FROM holdings") == [("a", T, T + 60, 8)]
+    assert rows(url, "SELECT uid, held_from, held_until, seats FROM holdings") == [("a", T, T + 60, 8)]
 
 
-def test_the_same_facts_again_change_nothing(store, tmp_path):
+def test_the_same_facts_again_change_nothing(store, url):
     facts = [held("a", T), ended("a", T, T + 60), held("b", T + 60, a_place(server="server-2"))]
     store.commit(facts, T + 100)
-    before = sums(store), rows(tmp_path, "SELECT * FROM holdings"), rows(tmp_path, "SELECT * FROM totals")
+    before = sums(store), rows(url, "SELECT * FROM holdings"), rows(url, "SELECT * FROM totals")
     assert store.commit([*facts, *reversed(facts)], T + 100) == []
     assert (
         sums(store),
-        rows(tmp_path, "SELECT * FROM holdings"),
-        rows(tmp_path, "SELECT * FROM totals"),
+        rows(url, "SELECT * FROM holdings"),
+        rows(url, "SELECT * FROM totals"),
     ) == before
 
 
@@ -111,9 +119,9 @@ def test_a_hold_through_midnight_is_booked_in_both_months(store):
     assert sums(store) == {("2026-11", USED): 80, ("2026-12", USED): 40}
 
 
-def test_after_a_restart_the_sums_are_there_at_once(store, tmp_path):
+def test_after_a_restart_the_sums_are_there_at_once(store, url):
     store.commit([ended("a", T, T + 60), held("b", T + 60)], T + 100)
-    again = a_store(tmp_path)
+    again = Store(url)
     assert again.open() == {"b": T + 60}
     assert sums(again) == sums(store) == {("2026-11", USED): 800}
     again.close()
@@ -132,24 +140,24 @@ def test_a_term_that_changes_within_what_was_booked_moves_only_the_seconds_after
     assert sums(store) == {("2026-11", USED): 8 * 40, ("2026-11", GRACE): 8 * 60}
 
 
-def test_terms_that_say_nothing_new_add_no_history(store, tmp_path):
+def test_terms_that_say_nothing_new_add_no_history(store, url):
     terms = GrantTerms("uid-of-pretrain", "n", "pretrain", T, T + 1000, since=T)
     for _ in range(3):
         store.commit([terms], T + 10)
-    again = a_store(tmp_path)
+    again = Store(url)
     again.open()
     again.commit([terms])
     again.close()
-    assert rows(tmp_path, "SELECT count(*) FROM grant_terms") == [(1,)]
+    assert rows(url, "SELECT count(*) FROM grant_terms") == [(1,)]
 
 
-def test_a_counter_stands_still_while_an_end_learnt_late_is_caught_up(store, tmp_path):
+def test_a_counter_stands_still_while_an_end_learnt_late_is_caught_up(store, url):
     store.commit([held("a", T)], T + 100)
     assert store.tally.read().counters[an_account()] == {USED: 800}
     store.commit([ended("a", T, T + 60)], T + 101)
     assert sums(store) == {("2026-11", USED): 480}
     assert store.tally.read().counters[an_account()] == {USED: 800}
-    again = a_store(tmp_path)
+    again = Store(url)
     again.open()
     assert again.tally.read().counters[an_account()] == {USED: 800}
     again.commit([held("b", T + 101)], T + 201)
@@ -167,15 +175,17 @@ def test_two_pods_on_one_seat_the_next_bind_wins_in_whichever_order_they_come(tm
         store.open()
         for index in order:
             store.commit([facts[index]], T + 300)
-        assert rows(folder, "SELECT uid, held_until, own_until FROM holdings ORDER BY uid") == expected
+        assert (
+            rows(file_url(folder), "SELECT uid, held_until, own_until FROM holdings ORDER BY uid") == expected
+        )
         assert sums(store) == {("2026-11", USED): 8 * 300}
         store.close()
 
 
-def test_two_pods_that_both_seem_to_hold_one_seat_the_next_bind_wins(store, tmp_path):
+def test_two_pods_that_both_seem_to_hold_one_seat_the_next_bind_wins(store, url):
     for number in range(3):
         store.commit([held(f"pod-{number}", T + number * 50)], T + 200)
-    assert rows(tmp_path, f"SELECT uid, held_until - {T} FROM holdings ORDER BY uid") == [
+    assert rows(url, f"SELECT uid, held_until - {T} FROM holdings ORDER BY uid") == [
         ("pod-0", 50),
         ("pod-1", 100),
         ("pod-2", None),
@@ -192,20 +202,20 @@ def test_a_pod_that_turns_out_rejected_gives_back_what_its_bind_cut(store):
     assert sums(store) == {("2026-11", USED): 8 * 80}
 
 
-def test_a_sum_that_came_back_to_zero_goes_on_after_a_restart(store, tmp_path):
+def test_a_sum_that_came_back_to_zero_goes_on_after_a_restart(store, url):
     store.commit([ended("a", T, T + 90)], T + 100)
     store.commit([held("b", T)])  # bound in the same second: it has all of it
     assert sums(store) == {("2026-11", USED): 8 * 100}
     store.close()
-    again = a_store(tmp_path)
+    again = Store(url)
     again.open()
     again.commit([ended("b", T, T, reason=EndReason.REJECTED)])
     assert sums(again) == {("2026-11", USED): 8 * 90}
     again.close()
 
 
-def test_months_are_summed_again_when_a_zone_is_set_otherwise(tmp_path):
-    store = a_store(tmp_path, now=T)
+def test_months_are_summed_again_when_a_zone_is_set_otherwise(url):
+    store = Store(url, now=lambda: T)
     store.open()
     store.commit([ended("a", DECEMBER - 3600, DECEMBER + 3600)], DECEMBER + 7200)
     store.use_calendars(Calendars((("purchase-2025", "Europe/Berlin"),)))
@@ -214,21 +224,21 @@ def test_months_are_summed_again_when_a_zone_is_set_otherwise(tmp_path):
     store.close()
 
 
-def test_a_failure_is_counted_once_however_often_it_is_seen(store, tmp_path):
+def test_a_failure_is_counted_once_however_often_it_is_seen(store, url):
     failure = Failure("p", "n", "pool", "B200", "Public", "server-1", "NotReady", T, 8)
     store.commit([failure, failure])
     store.commit([failure])
-    again = a_store(tmp_path)
+    again = Store(url)
     again.open()
     assert sum(again.tally.failures.values()) == sum(store.tally.failures.values()) == 1
     again.close()
 
 
-def test_settings_and_gaps_are_kept_once(store, tmp_path):
+def test_settings_and_gaps_are_kept_once(store, url):
     store.commit([SettingsVersion("d1", T, "a"), Gap(T, T + 5)])
     store.commit([SettingsVersion("d1", T + 9, "a"), SettingsVersion("d2", T + 9, "b"), Gap(T, T + 5)])
-    assert rows(tmp_path, "SELECT digest FROM settings_versions ORDER BY id") == [("d1",), ("d2",)]
-    assert rows(tmp_path, "SELECT start_at, end_at FROM gaps") == [(T, T + 5)]
+    assert rows(url, "SELECT digest FROM settings_versions ORDER BY id") == [("d1",), ("d2",)]
+    assert rows(url, "SELECT start_at, end_at FROM gaps") == [(T, T + 5)]
 
 
 def test_the_watermark_never_goes_back(store):
@@ -237,9 +247,9 @@ def test_the_watermark_never_goes_back(store):
     assert store.tally.watermark == T + 100
 
 
-def test_a_second_writer_is_noticed_before_anything_is_counted_twice(store, tmp_path):
+def test_a_second_writer_is_noticed_before_anything_is_counted_twice(store, url):
     store.commit([held("a", T)])
-    other = a_store(tmp_path)
+    other = Store(url)
     other.open()
     other.commit([ended("a", T, T + 60)])
     with pytest.raises(StoreAwayError, match="another process wrote"):
@@ -265,7 +275,9 @@ def test_a_locked_database_is_said_to_be_away_and_takes_the_same_facts_later(tmp
     store.close()
 
 
-def test_a_read_only_database_is_said_to_be_away(store, tmp_path):
+def test_a_read_only_database_is_said_to_be_away(tmp_path):
+    store = a_store(tmp_path, now=T)
+    store.open()
     store.commit([held("a", T)])
     store.close()
     read_only = Store(f"sqlite:///file:{tmp_path / 'ledger.db'}?mode=ro&uri=true")
@@ -285,7 +297,7 @@ def test_a_full_disk_is_said_to_be_away_and_nothing_is_half_written(tmp_path):
     store.open()
     with pytest.raises(StoreAwayError, match="No space left"):
         store.commit([ended("a", T, T + 60)])
-    assert rows(tmp_path, "SELECT count(*) FROM holdings") == [(0,)]
+    assert rows(file_url(tmp_path), "SELECT count(*) FROM holdings") == [(0,)]
     full[0] = False
     store.open()
     store.commit([ended("a", T, T + 60)], T + 100)
