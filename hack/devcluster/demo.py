@@ -10,6 +10,7 @@ from types import FrameType
 from rich.console import Console
 
 from devcluster.client import JsonObject, KubeClient, load_manifests, path_of
+from devcluster.demo_month import show_month, show_where
 from devcluster.examples import write_examples
 from devcluster.fleet import Fleet, whole_fleet
 from devcluster.promises import Promise, promises_of, see_all
@@ -47,7 +48,7 @@ def demo(run: RunFolder, fleet: Fleet, *, leave: bool) -> int:
         if status == 1:
             print(f"logs are kept in {run.keep_logs()}", file=sys.stderr)
         run.stop()
-        run.clear(keep=("examples",))
+        run.clear(keep=("examples", *run.accounts))
     return status
 
 
@@ -71,6 +72,8 @@ async def _demo(run: RunFolder, fleet: Fleet, *, leave: bool) -> int:
             await _let_one_wait(client)
             await _settle(client, objects)
         await show(console, client)
+        await show_month(console, run)
+        show_where(console, run)
         url = run.metrics_url.read_text().strip()
         console.print(f"\nmetrics: {url}   operator's log: {run.operator_log}")
         console.print(f"look around: export KUBECONFIG={run.kubeconfig}")

@@ -60,6 +60,11 @@ class RunFolder:
         """The operator's SQLite ledger."""
         return self.path / "ledger.sqlite"
 
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """What keeps what was counted, by name: the ledger, closed months, the key they are signed with."""
+        return (*(f"{self.ledger.name}{end}" for end in ("", "-wal", "-shm")), "reports", "signing-key.pem")
+
     # -- what runs -----------------------------------------------------------------------------------
 
     @contextmanager

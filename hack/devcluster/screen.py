@@ -21,8 +21,9 @@ async def show(console: Console, client: KubeClient) -> None:
     console.print(_waiting(grants, await client.list("/api/v1/pods", labelSelector="gpugrant.io/gpu=true")))
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def new_table(title: str, *columns: str) -> Table:
+    """Return an empty table; columns of numbers are named with ``>`` before their name."""
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         numbers = column.startswith(">")
         table.add_column(column.lstrip(">"), justify="right" if numbers else "left", overflow="fold",
@@ -31,7 +32,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _pools(pools: Iterable[JsonObject]) -> Table:
-    table = _table("\nPools and their shares, in GPUs", "pool", "programme", "provider", "GPU", ">GPUs",
+    table = new_table("\nPools and their shares, in GPUs", "pool", "programme", "provider", "GPU", ">GPUs",
                    ">public held/granted/promised", ">own use held/size", ">failed", "status")
     for pool in pools:
         spec, status = pool["spec"], pool.get("status", {})
@@ -44,7 +45,7 @@ def _pools(pools: Iterable[JsonObject]) -> Table:
 
 
 def _grants(grants: Iterable[JsonObject]) -> Table:
-    table = _table("\nGrants: state and place", "namespace", "grant", "GPU", ">GPUs", "state", ">held", "last day",
+    table = new_table("\nGrants: state and place", "namespace", "grant", "GPU", ">GPUs", "state", ">held", "last day",
                    "place")
     for grant in grants:
         spec, status = grant["spec"], grant.get("status", {})
@@ -65,7 +66,7 @@ def _range(servers: list[str]) -> str:
 
 
 def _tenants(quotas: Iterable[JsonObject]) -> Table:
-    table = _table("\nTenants' use, in GPUs", "tenant", "name", "track", ">held/granted/limit", "namespaces")
+    table = new_table("\nTenants' use, in GPUs", "tenant", "name", "track", ">held/granted/limit", "namespaces")
     for quota in quotas:
         spec, status = quota["spec"], quota.get("status", {})
         table.add_row(quota["metadata"]["name"], spec.get("displayName", ""), spec.get("track", ""),
@@ -74,7 +75,7 @@ def _tenants(quotas: Iterable[JsonObject]) -> Table:
 
 
 def _waiting(grants: Iterable[JsonObject], pods: Iterable[JsonObject]) -> Table:
-    table = _table("\nWhat waits or was refused, and why", "what", "why")
+    table = new_table("\nWhat waits or was refused, and why", "what", "why")
     for grant in grants:
         name = f"grant {grant['metadata']['namespace']}/{grant['metadata']['name']}"
         why = grant.get("status", {}).get("summary", {}).get("why", "")
