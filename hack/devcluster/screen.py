@@ -23,7 +23,8 @@ async def show(console: Console, client: KubeClient) -> None:
 
 def new_table(title: str, *columns: str) -> Table:
     """Return an empty table; columns of numbers are named with ``>`` before their name."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False,
+                  padding=(0, 2, 0, 0))
     for column in columns:
         numbers = column.startswith(">")
         table.add_column(column.lstrip(">"), justify="right" if numbers else "left", overflow="fold",
