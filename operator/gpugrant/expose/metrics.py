@@ -332,6 +332,16 @@ def health_families(health: LedgerHealth) -> Iterator[Metric]:
         ("gpugrant_ledger_commits", "Commits since the operator's start.", health.commits),
         ("gpugrant_ledger_failed_commits", "Commits that the store did not take.", health.failed_commits),
         ("gpugrant_ledger_refused_facts", "Facts that no store would take.", health.refused_facts),
+        (
+            "gpugrant_ledger_skewed_ends",
+            "Ends that a node's clock put where they cannot have been; they were clipped.",
+            health.skewed_ends,
+        ),
+        (
+            "gpugrant_ledger_skew_seconds",
+            "By how many seconds those clocks were off, in all.",
+            health.skew_seconds,
+        ),
     )
     for name, text, value in counters:
         yield CounterMetricFamily(name, text, value=value)

@@ -74,6 +74,17 @@ def gone_interval(pod: Pod, node: NodeFacts, at: int, seen: int) -> Interval | N
     return Interval(found.start, max(found.start, last), reason)
 
 
+def skew_of(pod: Pod, interval: Interval) -> int:
+    """Return by how many seconds at least a node's clock is off, as far as a pod that ended shows it.
+
+    Its containers cannot have finished before it was bound, nor after the API server was told.
+    """
+    if not pod.finished_at or interval.end is None:
+        return 0
+    late = pod.finished_at - pod.terminal_at if pod.terminal_at else 0
+    return max(0, interval.start - pod.finished_at, late)
+
+
 def _end_of(pod: Pod, start: int, seen: int) -> tuple[int, EndReason]:
     """Return the first end that exists, in R9's order."""
     if pod.finished_at:

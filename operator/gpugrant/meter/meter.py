@@ -30,7 +30,7 @@ from gpugrant.meter.facts import (
     ServerFact,
     SettingsVersion,
 )
-from gpugrant.meter.intervals import Interval, NodeFacts, gone_interval, held_interval
+from gpugrant.meter.intervals import Interval, NodeFacts, gone_interval, held_interval, skew_of
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.store import Store, StoreAwayError
 from gpugrant.meter.tally import Tally
@@ -59,6 +59,8 @@ class LedgerHealth(Struct, frozen=True):
     failed_commits: int
     refused_facts: int  # that no database would take; their pods keep their finalizers
     last_commit_seconds: float
+    skewed_ends: int = 0  # containers that finished, by their node's clock, when they cannot have
+    skew_seconds: int = 0  # by how much, in all
     drift: int = 0  # GPU-seconds by which stored days differ from their raw facts
 
 
@@ -110,6 +112,7 @@ class Meter:
         self._settle_after = 0.0  # monotonic
         self._check_after = time.monotonic() + CHECK_SECONDS
         self._drift = 0
+        self._skewed = self._skew = 0
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -231,6 +234,8 @@ class Meter:
             failed_commits=self._failed,
             refused_facts=self._refused,
             last_commit_seconds=self._took,
+            skewed_ends=self._skewed,
+            skew_seconds=self._skew,
             drift=self._drift,
         )
 
@@ -251,6 +256,9 @@ class Meter:
             return
         if gone is None:
             self._done[pod.uid] = False
+        skew = skew_of(pod, interval)
+        self._skewed += skew > 0
+        self._skew += skew
         ended = Ended(
             hold=held,
             end=interval.end,

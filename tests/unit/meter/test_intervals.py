@@ -3,7 +3,7 @@
 import pytest
 
 from gpugrant.meter.facts import EndReason
-from gpugrant.meter.intervals import Hold, Interval, NodeFacts, cut_overlaps, gone_interval, held_interval
+from gpugrant.meter.intervals import Hold, Interval, NodeFacts, cut_overlaps, gone_interval, held_interval, skew_of
 from meter_kit import a_pod
 
 HERE = NodeFacts()
@@ -174,3 +174,17 @@ def test_no_seat_of_a_server_is_held_twice(case):
     holds, expected = OVERLAPS[case]
     assert cut_overlaps(holds) == expected
     assert cut_overlaps(reversed(holds)) == expected
+
+
+@pytest.mark.parametrize(
+    ("finished", "terminal", "skew"),
+    [(150, 151, 0), (151, 151, 0), (155, 151, 4), (97, 151, 3), (155, 0, 0), (97, 0, 3)],
+    ids=["as it should be", "at once", "ahead", "behind", "nothing to compare with", "before it was bound"],
+)
+def test_how_far_a_nodes_clock_is_off(finished, terminal, skew):
+    pod = a_pod(
+        phase="Succeeded", node="n", started=True, scheduled_at=100, finished_at=finished, terminal_at=terminal
+    )
+    interval = held_interval(pod, NodeFacts(), 200)
+    assert skew_of(pod, interval) == skew
+    assert interval.start <= interval.end
