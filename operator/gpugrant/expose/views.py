@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from datetime import datetime
 
 from gpugrant.decide.grant_status import ready_verdict
 from gpugrant.decide.judge import tenant_limit
 from gpugrant.decide.pool_status import granted_seats
-from gpugrant.decide.reasons import rfc3339
 from gpugrant.decide.servers import wanted_owner
 from gpugrant.decide.state import OWN_USE, PUBLIC, GrantState, Server
 from gpugrant.decide.world import World
@@ -65,9 +65,13 @@ def _in_maintenance(server: Server, announced: Announced) -> bool:
 
 
 def _in_window(window: str, now: int) -> bool:
+    """Say whether a moment lies in START/END, two RFC 3339 times with an offset; False for anything else."""
     start, _, end = window.partition("/")
-    moment = rfc3339(now)
-    return bool(start and end) and start.endswith("Z") and end.endswith("Z") and start <= moment < end
+    try:
+        edges = [datetime.fromisoformat(edge) for edge in (start, end)]
+    except ValueError:
+        return False
+    return all(edge.tzinfo for edge in edges) and edges[0].timestamp() <= now < edges[1].timestamp()
 
 
 def _share_figures(world: World, now: int, announced: Announced) -> tuple[ShareFigures, ...]:
