@@ -3,7 +3,15 @@
 import pytest
 
 from gpugrant.meter.facts import EndReason
-from gpugrant.meter.intervals import Hold, Interval, NodeFacts, cut_overlaps, gone_interval, held_interval, skew_of
+from gpugrant.meter.intervals import (
+    Hold,
+    Interval,
+    NodeFacts,
+    cut_overlaps,
+    gone_interval,
+    held_interval,
+    skew_of,
+)
 from meter_kit import a_pod
 
 HERE = NodeFacts()
