@@ -15,7 +15,7 @@ from cluster_kit.pods import condition
 from cluster_kit.site import Pool, Site, reason
 from devcluster.client import JsonObject, KubeClient, Refused, load_manifests
 from devcluster.controlplane import ControlPlane
-from devcluster.install import MANIFESTS, apply_settings, install
+from devcluster.install import CRDS, MANIFESTS, apply_settings, install
 from gpugrant.expose.report.checking import verify
 from gpugrant.expose.report.signing import load_key
 from gpugrant.run.report_objects import PATH
@@ -179,6 +179,22 @@ async def test_an_acknowledged_object_that_is_gone_is_made_again(months: Months)
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
     for one in ("totals", "digests", "closedAt", "dueAt", "reconciliation", "summary"):
         assert after["status"][one] == before["status"][one]
+
+
+async def test_a_kind_that_is_installed_anew_has_its_closed_months_again(months: Months) -> None:
+    admin, before = months.site.admin, await months.closed(2)
+    (definition,) = load_manifests(CRDS / "usagereports.yaml")
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/usagereports.gpugrant.io"
+    await admin.delete(path)
+    await admin.wait_gone(path)
+    await admin.apply(definition)
+    for one in before:
+        again = await admin.wait_for(
+            f"{PATH}/{one['metadata']['name']}", lambda seen: reason(seen, "Closed") == "Closed"
+        )
+        assert again["metadata"]["uid"] != one["metadata"]["uid"]
+        for field in ("totals", "digests", "closedAt", "dueAt", "reconciliation"):
+            assert again["status"][field] == one["status"][field]
 
 
 async def test_a_month_that_nobody_acknowledges_is_overdue_and_an_event_says_so_once(months: Months) -> None:

@@ -5,21 +5,33 @@ A month is closed in one go there, so that no fact comes between what is signed 
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
 from gpugrant.config import Programme, Settings, SettingsError, load_settings
+from gpugrant.expose.figures import ReportFigures
 from gpugrant.meter.month import MonthAccount
 from gpugrant.meter.months import Month
 from gpugrant.run.report_folder import Shelf, ShelfError
-from gpugrant.run.report_rules import ACKNOWLEDGE, SIGN_OFF, Figures, Mark, Standing, figures_of, hindrances
+from gpugrant.run.report_rules import (
+    ACKNOWLEDGE,
+    SIGN_OFF,
+    Figures,
+    Mark,
+    Standing,
+    days_of,
+    figures_of,
+    hindrances,
+)
 from gpugrant.run.report_status import Closing
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
+_SHOWN_MONTHS = 3
 _LIST_SECONDS = 5.0  # how soon a new month, or provider, is seen
 
 
@@ -97,6 +109,13 @@ class Look(Struct, frozen=True):
     watermark: int
     settings: str
     months: tuple[Seen, ...]
+
+
+class Ask(Protocol):
+    """The meter's: has a call on the store done in the ledger's thread."""
+
+    def __call__(self, call: Callable[[Any], _T], /) -> Coroutine[Any, Any, _T]:
+        """Return what the call returns. Raises StoreAwayError, and what it raises."""
 
 
 class Clerk:
@@ -181,3 +200,18 @@ def _settings(text: str) -> Settings:
 def rules_in(text: str, programme: str) -> Programme:
     """Return a programme's rules in a version of the settings; one that it does not name has all defaults."""
     return _settings(text).programmes.get(programme) or Programme()
+
+
+def report_figures(months: Iterable[Seen]) -> Sequence[ReportFigures]:
+    """Return what /metrics shows: reports that are not acknowledged, and the newest of each programme and provider."""
+    shown: dict[tuple[str, str], int] = {}
+    found = []
+    for seen in reversed(list(months)):
+        of = (seen.programme, seen.provider)
+        shown[of] = shown.get(of, 0) + 1
+        done = seen.closing is not None and {SIGN_OFF, ACKNOWLEDGE} <= {mark.kind for mark in seen.marks}
+        if done and shown[of] > _SHOWN_MONTHS:
+            continue
+        due = 0 if done else days_of(seen.month, seen.rules).due
+        found.append(ReportFigures(*of, seen.month.name, seen.closing is not None, due))
+    return found

@@ -6,9 +6,8 @@ files' name, then the object. Whatever ends the process in between, the next one
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,8 +19,9 @@ from gpugrant.expose.report.amounts import epoch
 from gpugrant.meter.closing import NotClosable
 from gpugrant.meter.store import StoreAwayError
 from gpugrant.observe.client import ApiError
-from gpugrant.run.report_books import Clerk, Look, Seen
-from gpugrant.run.report_folder import LOST, Shelf, ShelfError
+from gpugrant.run.report_books import Ask, Clerk, Look, Seen, report_figures
+from gpugrant.run.report_folder import Shelf, ShelfError
+from gpugrant.run.report_keeper import FOLDER_SECONDS, VALID, Keeper
 from gpugrant.run.report_objects import Report, Reports
 from gpugrant.run.report_rules import (
     ACKNOWLEDGE,
@@ -47,23 +47,11 @@ from gpugrant.run.report_status import (
 )
 
 log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 TICK_SECONDS: Final = 2.0  # how soon a mark in the ledger is seen
 REBUILD_SECONDS: Final = 3600  # how old the figures of a month may get
 _SHORTEST_REBUILD: Final = 2
-FOLDER_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 10  # for a ledger that settles what came late
-_LOST_AGAIN_SECONDS: Final = 600.0  # before a folder that could not be written again is tried again
-_SHOWN_MONTHS: Final = 3
-_VALID: Final = Verdict(True, "AsClosed")
-
-
-class Ask(Protocol):
-    """The meter's: has a call on the store done in the ledger's thread."""
-
-    def __call__(self, call: Callable[[Any], _T], /) -> Coroutine[Any, Any, _T]:
-        """Return what the call returns. Raises StoreAwayError, and what it raises."""
 
 
 class _Known(Struct):
@@ -76,8 +64,7 @@ class _Known(Struct):
     refused: str = ""  # why it could not be closed though everything held
     again_at: int = 0  # when to try again
     trouble: str = ""  # what went wrong with it last
-    fault: Verdict = _VALID  # of a closed month's folder
-    look_at: float = 0.0  # monotonic; when to look at the folder again
+    fault: Verdict = VALID  # of a closed month's folder
 
 
 class Reporting:
@@ -103,9 +90,9 @@ class Reporting:
         self._shelf = shelf
         self._tell = tell
         self._clock = clock
-        self._folder_seconds = folder_seconds
         self._step = on_step
         self._clerk = Clerk(shelf, clock, on_step)
+        self._keeper = Keeper(ask, self._clerk, shelf, folder_seconds)
         self._known: dict[str, _Known] = {}
         self._may_write = asyncio.Event()
         self._may_write.set()
@@ -145,6 +132,9 @@ class Reporting:
             log.exception("reports cannot be read from the ledger")
             return
         self._say("")
+        self.figures = tuple(report_figures(look.months))
+        if not self._reports.are_known:
+            return  # what an object says of a month decides what is done
         unable = await asyncio.to_thread(self._shelf.unable) if look.months else ""
         earlier_open: dict[tuple[str, str], str] = {}
         taken: dict[str, Seen] = {}
@@ -161,7 +151,6 @@ class Reporting:
             await self._see_to(seen, known, look, unable, earlier_open.get(of, ""))
             if seen.closing is None:
                 earlier_open.setdefault(of, seen.name)
-        self.figures = tuple(report_figures(taken.values()))
 
     async def _see_to(self, seen: Seen, known: _Known, look: Look, unable: str, earlier_open: str) -> None:
         """Do what is due for one report; what goes wrong with it keeps no other waiting."""
@@ -208,7 +197,7 @@ class Reporting:
         if standing.now >= known.again_at:
             known.refused = ""
         standing = replace(standing, unable=standing.unable or known.refused)
-        if not hindrances(standing, known.figures):
+        if self._may_write.is_set() and not hindrances(standing, known.figures):
             closing = await self._close(seen, known, standing, old)
             if closing is not None:
                 await self._closed(seen, known, standing, report, closing)
@@ -265,7 +254,7 @@ class Reporting:
         self, seen: Seen, known: _Known, standing: Standing, report: Report | None, closing: Closing
     ) -> None:
         old = report.status if report else {}
-        fault = known.fault = await self._look_at_folder(seen, known, closing)
+        fault = known.fault = await self._keeper.look_at(seen, closing)
         if is_closed(old):
             if (named := manifest_in(old)) != closing.manifest_sha256:
                 words = (
@@ -275,7 +264,7 @@ class Reporting:
         else:
             if known.figures is None:
                 known.figures = await self._ask(lambda books: self._clerk.count(books, seen))
-            closing = await asyncio.to_thread(self._with_digests, seen.name, closing)
+            closing = await self._keeper.with_digests(seen, closing)
         if standing.acknowledged_by and standing.last(SIGN_OFF) and not standing.last(ACKNOWLEDGE):
             by, now = standing.acknowledged_by, standing.now
             # First in the ledger, from which an object that goes is made again.
@@ -283,36 +272,6 @@ class Reporting:
             self._reports.changed.set()
             return
         await self._write(seen, report, closed_status(old, standing, closing, known.figures, fault))
-
-    def _with_digests(self, name: str, closing: Closing) -> Closing:
-        return Closing(
-            closing.manifest_sha256, closing.closed_at, self._shelf.digests(name, closing.manifest_sha256)
-        )
-
-    async def _look_at_folder(self, seen: Seen, known: _Known, closing: Closing) -> Verdict:
-        """Return what is wrong with a closed month's folder; one that was lost is written again."""
-        if time.monotonic() < known.look_at:
-            return known.fault
-        known.look_at = time.monotonic() + self._folder_seconds
-        folder, manifest = self._shelf.folder(seen.name), closing.manifest_sha256
-        if folder is None:
-            return Verdict(False, "NoFolder", self._shelf.unable())
-        try:
-            wrong = await asyncio.to_thread(self._shelf.fault, seen.name, manifest)
-            if wrong == LOST:
-                await asyncio.to_thread(self._shelf.publish, seen.name, manifest)
-                wrong = await asyncio.to_thread(self._shelf.fault, seen.name, manifest)
-            if wrong == LOST:
-                log.warning("report %s: %s is not there; writing it again from the ledger", seen.name, folder)
-                await self._ask(lambda books: self._clerk.write_again(books, seen, closing))
-                wrong = ""
-        except ShelfError as error:
-            known.look_at = time.monotonic() + max(self._folder_seconds, _LOST_AGAIN_SECONDS)
-            return Verdict(False, "FolderLost", str(error))
-        if not wrong:
-            return _VALID
-        words = f"{folder} is not what was closed ({wrong}): move it away, and it is written again from the ledger"
-        return Verdict(False, "FolderDiffers", words)
 
     # -- the object ----------------------------------------------------------------------------------
 
@@ -349,18 +308,3 @@ class Reporting:
         if words and words != known.trouble:
             log.error("report %s: %s", seen.name, words)
         known.trouble = words
-
-
-def report_figures(months: Iterable[Seen]) -> Sequence[ReportFigures]:
-    """Return what /metrics shows: reports that are not acknowledged, and the newest of each programme and provider."""
-    shown: dict[tuple[str, str], int] = {}
-    found = []
-    for seen in reversed(list(months)):
-        of = (seen.programme, seen.provider)
-        shown[of] = shown.get(of, 0) + 1
-        done = seen.closing is not None and {SIGN_OFF, ACKNOWLEDGE} <= {mark.kind for mark in seen.marks}
-        if done and shown[of] > _SHOWN_MONTHS:
-            continue
-        due = 0 if done else days_of(seen.month, seen.rules).due
-        found.append(ReportFigures(*of, seen.month.name, seen.closing is not None, due))
-    return found
