@@ -1,6 +1,8 @@
 """What a report says of its month, and what keeps a month from closing."""
 
+import re
 from datetime import datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -167,6 +169,16 @@ def test_months_close_in_order_and_only_where_they_can_be_signed():
 def test_all_that_keeps_it_is_told_at_once():
     told = why(with_unobserved(501, 500), now=DAYS.closing, unable="no key")
     assert told == ["TooMuchUnobserved", "CannotSign", "BeforeCloseDay"]
+
+
+def test_whoever_reads_a_reason_finds_it_in_the_manual():
+    root = Path(__file__).parents[3]
+    sources = [path.read_text() for path in (root / "operator/gpugrant/run").glob("report*.py")]
+    reasons = {found for text in sources for found in re.findall(r'Verdict\(False, "(\w+)"', text)}
+    assert len(reasons) > 10
+    page = (root / "docs/reports.md").read_text()
+    table = set(re.findall(r"\w+", " ".join(re.findall(r"^\| \w+ \| ([\w, ]+) \|.*\|$", page, re.MULTILINE))))
+    assert reasons - table - {"Closing"} == set()
 
 
 # -- the status ----------------------------------------------------------------------------------------
