@@ -7,7 +7,8 @@ from msgspec import Struct
 from sqlalchemy import Connection, func, insert, select
 
 from gpugrant.meter.day_tables import days, marks, months
-from gpugrant.meter.monthly import find_month, frozen_account
+from gpugrant.meter.month import MonthAccount
+from gpugrant.meter.monthly import counted_account, find_month, frozen
 from gpugrant.meter.tables import settings_versions
 
 
@@ -31,8 +32,16 @@ class ClosedMonth(Struct, frozen=True):
     closed_at: int
 
 
-def write_closing(connection: Connection, name: str, manifest: str, closed_at: int) -> tuple[str, str, int]:
+def write_closing(
+    connection: Connection,
+    name: str,
+    manifest: str,
+    closed_at: int,
+    counted: tuple[MonthAccount, dict[str, str]] | None = None,
+) -> tuple[str, str, int]:
     """Close a month for ever; return its programme, name and end.
+
+    ``counted``: its account and tenants' names, if nothing was written since they were counted.
 
     Raises LookupError for a month the ledger does not know, and NotClosable where days of it are not closed yet or
     facts came late that are not in them, or where it was closed otherwise before.
@@ -52,7 +61,7 @@ def write_closing(connection: Connection, name: str, manifest: str, closed_at: i
         raise NotClosable(f"{name} has days that are not closed yet: a day closes a minute after its end")
     if connection.execute(select(days.c.name).where(mine, days.c.stale.is_(True)).limit(1)).first():
         raise NotClosable(f"{name} has days that facts came late for: they are summed again in a moment")
-    account, frozen = frozen_account(connection, programme, provider, month, closed_at)
+    account, names = counted or counted_account(connection, programme, provider, month)
     connection.execute(
         insert(months).values(
             programme=programme,
@@ -62,7 +71,7 @@ def write_closing(connection: Connection, name: str, manifest: str, closed_at: i
             end_at=account.end,
             manifest=manifest,
             closed_at=closed_at,
-            account=msgspec.json.encode(frozen).decode(),
+            account=msgspec.json.encode(frozen(account, names, closed_at)).decode(),
         )
     )
     return programme, month.name, month.end

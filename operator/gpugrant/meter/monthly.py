@@ -1,7 +1,7 @@
 """A month's account from the ledger's rows: provisional while it is open, as it closed for ever after."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +27,8 @@ from gpugrant.meter.spans import in_force
 from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tables import holdings, ledger, settings_versions
 from gpugrant.meter.timeline import Cell, build
+
+HeldByPool = Callable[[Connection, Accounts, Histories, str, int, int], Mapping[str, int]]
 
 SEATS_IDENTITY = "seats x seconds"
 HELD_IDENTITY = "held"
@@ -74,27 +76,32 @@ def read_state(connection: Connection) -> State:
 
 def month_account(connection: Connection, programme: str, provider: str, month: Month) -> MonthAccount:
     """Return a month of a provider: as it closed, or as the facts are by now. Blocking; takes some seconds."""
-    return _account(connection, programme, provider, month)[0]
+    return counted_account(connection, programme, provider, month)[0]
 
 
-def _account(
-    connection: Connection, programme: str, provider: str, month: Month
+def counted_account(
+    connection: Connection, programme: str, provider: str, month: Month, held: HeldByPool = held_by_pool
 ) -> tuple[MonthAccount, dict[str, str]]:
+    """Return a month of a provider, and tenants' display names in it. ``held`` sums what pods held."""
     accounts = Accounts()
     accounts.load(connection)
     query = select(months).filter_by(programme=programme, provider=provider, name=month.name)
     closed = connection.execute(query).first()
     if closed is not None:
-        frozen = msgspec.json.decode(closed.account, type=Frozen)
+        kept = msgspec.json.decode(closed.account, type=Frozen)
         sums = _Sums()
         _read_days(connection, accounts, programme, month.name, sums)
-        lines = _lines(sums, provider, frozen.names)
-        return replace(frozen.account, lines=lines), frozen.names
-    return _open_account(connection, accounts, programme, provider, month)
+        return replace(kept.account, lines=_lines(sums, provider, kept.names)), kept.names
+    return _open_account(connection, accounts, programme, provider, month, held)
 
 
 def _open_account(
-    connection: Connection, accounts: Accounts, programme: str, provider: str, month: Month
+    connection: Connection,
+    accounts: Accounts,
+    programme: str,
+    provider: str,
+    month: Month,
+    held: HeldByPool,
 ) -> tuple[MonthAccount, dict[str, str]]:
     state = read_state(connection)
     until = max(month.start, min(month.end, state.watermark))
@@ -133,7 +140,7 @@ def _open_account(
         identities=_identities(
             sums,
             provider,
-            held_by_pool(connection, accounts, histories, programme, min(start, month.start), until),
+            held(connection, accounts, histories, programme, min(start, month.start), until),
         ),
         days=_digests(connection, programme, provider, month.name),
         **_rules(connection, programme, month.end),
@@ -382,10 +389,6 @@ def find_month(connection: Connection, name: str) -> tuple[str, str, Month]:
     raise LookupError(f"the ledger knows no month {name}; `gpugrant report list` shows those it knows")
 
 
-def frozen_account(
-    connection: Connection, programme: str, provider: str, month: Month, closed_at: int
-) -> tuple[MonthAccount, Frozen]:
-    """Return a month's account as it closes now, and what is kept of it."""
-    account, names = _account(connection, programme, provider, month)
-    account = replace(account, closed_at=closed_at)
-    return account, Frozen(replace(account, lines=()), names)
+def frozen(account: MonthAccount, names: dict[str, str], closed_at: int) -> Frozen:
+    """Return what is kept of an account as it closes."""
+    return Frozen(replace(account, closed_at=closed_at, lines=()), names)

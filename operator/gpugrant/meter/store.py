@@ -5,7 +5,7 @@ after a kill: rows are keyed by what they are of, sums change only together with
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -26,12 +26,13 @@ from gpugrant.meter.closing import (
 )
 from gpugrant.meter.database import reading_engine, writing_engine
 from gpugrant.meter.facts import Fact
-from gpugrant.meter.histories import StockFact
+from gpugrant.meter.histories import Histories, StockFact
 from gpugrant.meter.loading import load_crowding, load_tally
 from gpugrant.meter.migrations import upgrade
 from gpugrant.meter.month import MonthAccount
-from gpugrant.meter.monthly import month_account, reported
+from gpugrant.meter.monthly import counted_account, reported
 from gpugrant.meter.months import Calendars, Month
+from gpugrant.meter.raw_sums import held_by_pool
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.settling import Settling, cut_again
 from gpugrant.meter.tables import ledger, settings_versions
@@ -77,6 +78,9 @@ class Store:
         self._drift: dict[int, int] = {}  # GPU-seconds, by day
         self.opened_at = 0
         self.kept_until = 0  # the watermark when this process opened the ledger first
+        # What was counted last, good for as long as the number of writes is the same.
+        self._counted: tuple[int, tuple[MonthAccount, dict[str, str]]] | None = None
+        self._held_last: tuple[tuple[int, str, int, int], Mapping[str, int]] | None = None
 
     # -- opening -------------------------------------------------------------------------------------
 
@@ -203,7 +207,30 @@ class Store:
 
     def month_account(self, programme: str, provider: str, month: Month) -> MonthAccount:
         """Return all that a month's report is made of: as it closed, or as it is by now. Takes some seconds."""
-        return self._read(lambda connection: month_account(connection, programme, provider, month))
+        writes = self._writes
+        counted = self._read(
+            lambda connection: counted_account(connection, programme, provider, month, self._held)
+        )
+        self._counted = (writes, counted)
+        return counted[0]
+
+    def _held(
+        self,
+        connection: Connection,
+        accounts: Accounts,
+        histories: Histories,
+        programme: str,
+        start: int,
+        end: int,
+    ) -> Mapping[str, int]:
+        """Return what pods held; the same for every provider, so it is summed once while nothing is written."""
+        asked = (self._writes, programme, start, end)
+        if not self.is_open or self._held_last is None or self._held_last[0] != asked:
+            self._held_last = (
+                asked,
+                held_by_pool(connection, accounts, histories, programme, start, end),
+            )
+        return self._held_last[1]
 
     def settings_at(self, at: int) -> str:
         """Return the text of the settings in force at a moment; '' where none were."""
@@ -223,11 +250,18 @@ class Store:
                 self._step("begun")
                 take_lock(connection, self._writes)
                 self._step("locked")
-                programme, month, end = write_closing(connection, name, manifest_sha256, closed_at)
+                programme, month, end = write_closing(
+                    connection, name, manifest_sha256, closed_at, self._counted_now(name)
+                )
                 self._step("closed month")
             self._step("committed")
             self._writes += 1
             self.tally.close_month(programme, month, end)
+
+    def _counted_now(self, name: str) -> tuple[MonthAccount, dict[str, str]] | None:
+        """Return what was counted of a month if nothing was written since."""
+        writes, counted = self._counted or (-1, None)
+        return counted if counted and (writes, counted[0].name) == (self._writes, name) else None
 
     def mark(self, name: str, kind: str, by: str, reference: str, at: int) -> None:
         """Keep what a person said of a report. Raises StoreAwayError."""
