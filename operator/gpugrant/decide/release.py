@@ -194,7 +194,7 @@ def _scheduler_is_behind(world: World, state: GrantState, now: int) -> bool:
     if len(usage.unbound) < MOST_AHEAD:
         return False
     oldest = usage.oldest_unbound()
-    return oldest is not None and now - oldest >= world.settings.bind_timeout_seconds // 3
+    return oldest is not None and now - oldest >= world.settings.bind_timeout_seconds // 6
 
 
 def _being_prepared(world: World, state: GrantState) -> bool:

@@ -43,7 +43,7 @@ def test_while_the_scheduler_is_behind_nothing_more_goes_out_and_nothing_is_writ
     for _ in range(MOST_AHEAD + 50):
         cluster.add_pod("acme")
     assert released(cluster) == MOST_AHEAD + 50
-    cluster.now += 25
+    cluster.now += 15
     for _ in range(100):
         cluster.add_pod("acme")
     assert {type(action) for action in cluster.settle()} <= {SetStatus}
