@@ -9,14 +9,28 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from gpugrant.meter.facts import Aspect, GrantTerms, Health
 from gpugrant.meter.months import Calendars
 from gpugrant.run.report_books import Clerk, Seen
 from gpugrant.run.report_folder import Shelf
 from gpugrant.run.report_rules import Standing, days_of
-from meter_kit import NOVEMBER, a_store
+from meter_kit import NOVEMBER, a_server, a_store, ended, held
 
 NOW = NOVEMBER + 140
 CALENDARS = Calendars(period=50)
+
+
+def fill(folder: Path) -> None:
+    """Make a ledger of two short months that are over and one that runs."""
+    store = a_store(folder, now=NOVEMBER, calendars=CALENDARS)
+    store.open()
+    terms = GrantTerms("uid-of-pretrain", "hangang-lm", "pretrain", NOVEMBER, NOVEMBER + 120, since=NOVEMBER)
+    down = Health("server-2", Aspect.READY, NOVEMBER + 40, 0, NOVEMBER + 41)
+    store.commit([a_server("server-1"), a_server("server-2"), terms, down, held("a", NOVEMBER + 7)])
+    store.commit([ended("a", NOVEMBER + 7, NOVEMBER + 90)], NOW)
+    while store.settle():
+        pass
+    store.close()
 
 
 def close(folder: Path, on_step: Callable[[str], None] = lambda _: None) -> Seen:

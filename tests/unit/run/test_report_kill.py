@@ -12,8 +12,7 @@ import pytest
 from gpugrant.expose.report.checking import verify
 from gpugrant.expose.report.signing import load_key
 from gpugrant.run.report_folder import Shelf
-from meter_kit.feed import feed
-from report_kit.closing import close
+from report_kit.closing import close, fill
 
 STEPS = 10
 
@@ -42,7 +41,7 @@ def closed_months(folder):
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ledger")
-    feed(folder)
+    fill(folder)
     load_key(folder / "signing-key.pem", create=True)
     return folder
 
