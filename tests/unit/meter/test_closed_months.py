@@ -88,6 +88,25 @@ def test_a_month_adds_up_and_every_day_has_its_digest(store):
     assert found.until == DECEMBER
 
 
+def test_what_was_written_since_a_month_was_counted_is_in_it_as_it_closes(store):
+    through_november(store)
+    counted = account(store)
+    store.commit([Named("hangang", DECEMBER - 60, "Hangang AI")], DECEMBER + 200)
+    store.close_month(NAME, "ab" * 32, DECEMBER + 300)
+    assert {line.tenant_display_name for line in counted.lines} == {"", "Hangang LM"}
+    assert {line.tenant_display_name for line in account(store).lines} == {"", "Hangang AI"}
+
+
+def test_a_month_counted_twice_with_a_late_fact_between_still_reconciles(store):
+    through_november(store)
+    first = account(store)
+    store.commit([ended("late", T + 10 * DAY, T + 11 * DAY)], DECEMBER + 200)
+    settle(store)
+    second = account(store)
+    assert by_condition(second)["Used"] == by_condition(first)["Used"] + 8 * DAY
+    assert [one.difference for one in second.identities] == [0, 0]
+
+
 def test_the_running_month_is_counted_to_the_watermark(store):
     store.commit([held("a", T + 100)], T + DAY + 1000)
     settle(store)
