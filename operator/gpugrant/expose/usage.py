@@ -67,11 +67,14 @@ def usage(ledger: str, tenant: str, grant: str, month: str, by: str, output: str
     used: held by pods within the grant's term. all: whoever owns the GPUs, in whatever condition (Used, Idle,
     Failed …). Reads the ledger and changes nothing; stderr says until when it is counted.
     """
+    from gpugrant.expose.report.printing import progress
     from gpugrant.expose.usage_rows import read_month
     from gpugrant.meter.store import StoreAwayError
 
     try:
-        found = read_month(ledger, month)
+        with progress(month or "the running month") as told:
+            told("summing", 0, 1)
+            found = read_month(ledger, month)
     except StoreAwayError as error:
         raise click.ClickException(f"the ledger cannot be read: {error}") from None
     except (KeyError, IndexError):
