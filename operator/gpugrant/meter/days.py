@@ -142,6 +142,7 @@ class Rewrite:
         self._corrections: list[tuple[Cell, int]] = []
         self._gone: list[Cell] = []
         self._new: dict[Cell, int] = {}
+        self._final: set[str] = set()  # pools of providers whose month is closed
         self.moved: dict[Account, Sums] = {}
         self.shortfall: dict[tuple[str, str], int] = {}  # by how much it changes, by programme and pool
         self.digests: list[tuple[str, str, str, str]] = []  # programme, provider, day, sha256
@@ -150,6 +151,8 @@ class Rewrite:
         """Find what is otherwise."""
         month = self._row.day.month
         for cell in sorted(stored.keys() | corrected.keys() | built.cells.keys(), key=_order):
+            if self._closed.has(cell.account, month):
+                self._final.add(cell.account.pool)
             was, now = stored.get(cell, 0) + corrected.get(cell, 0), built.cells.get(cell, 0)
             if was == now:
                 continue
@@ -194,15 +197,9 @@ class Rewrite:
 
     def _write_pools(self, built: Built) -> None:
         """Write what pools must add up to, but for those of a provider whose month is closed."""
-        month = self._row.day.month
-        final = {
-            account.pool
-            for account in (cell.account for cell, _ in self._corrections)
-            if self._closed.has(account, month)
-        } | {cell.account.pool for cell in built.cells if self._closed.has(cell.account, month)}
         there = select(day_pools).where(day_pools.c.day_id == self._row.id)
         known = {row.pool: row.shortfall for row in self._connection.execute(there)}
-        for pool in sorted((known.keys() | built.expected.keys()) - final):
+        for pool in sorted((known.keys() | built.expected.keys()) - self._final):
             values = {
                 "expected": built.expected.get(pool, 0),
                 "shortfall": built.shortfall.get(pool, 0),

@@ -31,7 +31,7 @@ def held_by_pool(
             moved.add(server)
     for server in sorted(moved):
         rows = select(holdings.c.account_id, _from(start), _until(end), holdings.c.seats)
-        places = list(_places(histories.of(Placed)[server], start, end))
+        places = list(_places(histories.of(Placed).get(server, ()), start, end))
         for number, left, right, seats in connection.execute(
             rows.where(touching, holdings.c.server == server)
         ):

@@ -43,7 +43,7 @@ from gpugrant.meter.rows import (
     set_to,
     write_ends,
 )
-from gpugrant.meter.tables import failures, gaps, holdings, ledger, settings_versions
+from gpugrant.meter.tables import failures, gaps, holdings, ledger, settings_versions, unwell
 from gpugrant.meter.tally import DayEnds, Delta, Series, Tally
 
 Change = tuple[Holding | None, Holding]
@@ -178,11 +178,24 @@ class Transaction:
         self._step("inserted")
         write_ends(self._connection, [row for old, row in changes if old is not None])
         self._step("ended")
+        self._reread_unwell([row.uid for old, row in changes if old is None])
         for old, row in changes:
             account = row.dimensions.account
             self._touch(_first_change(old, row), _last_change(old, row), row.dimensions.server, account.pool)
+            self._pools.update(
+                one.pool for one in self._history(Seated, account.grant_uid) if isinstance(one, Seated)
+            )
             if account.pool:
                 self._begin(account.programme, row.start)
+
+    def _reread_unwell(self, new: Sequence[str]) -> None:
+        """Take up again what was told of pods before their binds, and may have been let go of as of pods long gone."""
+        kind = KINDS[Unwell]
+        for first in range(0, len(new), 500):
+            query = select(unwell.c.uid).where(unwell.c.uid.in_(new[first : first + 500])).distinct()
+            for row in self._connection.execute(query).all():
+                if not self._history(Unwell, row.uid):
+                    self._reread[Unwell, row.uid] = read_history(self._connection, kind, row.uid)
 
     def _know_accounts(self, accounts: Iterable[Account]) -> None:
         self._found |= self._accounts.ids(self._connection, set(accounts) - self._found.keys())
@@ -195,8 +208,16 @@ class Transaction:
             return
         self._touched.append((since, until))
         self._pools.add(pool)
-        for placed in self._tally.histories.of(Placed).get(server, ()) if server else ():
-            self._pools.add(placed.pool)
+        if server:
+            history = self._history(Placed, server)
+            # Where a server is of no pool, its seconds are on the accounts that its pods were bound on.
+            pools = {
+                placed.pool if isinstance(placed, Placed) and placed.seats else EVERY_POOL
+                for placed in history
+            }
+            self._pools |= pools
+            if not history or history[0].since > since:
+                self._pools.add(EVERY_POOL)
 
     def _begin(self, programme: str, at: int) -> None:
         if programme:
@@ -283,7 +304,7 @@ class Transaction:
                 since = min(since, fact.start, fact.end)  # the first terms hold for the time before them too
             self._touch(since, told.until, pool=EVERY_POOL)
         elif isinstance(fact, Placed | Health | Unwell | Announced | Claimed):
-            self._touch(since, told.until, fact.server, fact.pool if isinstance(fact, Placed) else "")
+            self._touch(since, told.until, fact.server, EVERY_POOL if isinstance(fact, Placed) else "")
         else:
             self._touch(since, told.until, pool=fact.pool)
             previous = self._history(type(fact), KINDS[type(fact)].key(fact))

@@ -216,7 +216,7 @@ def _totals(connection: Connection, accounts: Accounts) -> Iterator[Difference]:
 
 def _closed_months(connection: Connection) -> Iterator[Difference]:
     """Yield closed months whose days are not what they were when they closed."""
-    mine = account_rows.c.provider
+    mine, nothing = account_rows.c.provider, day_digest(())
     for row in connection.execute(select(months).order_by(months.c.end_at)).all():
         frozen = msgspec.json.decode(row.account, type=Frozen)
         query = (
@@ -227,9 +227,9 @@ def _closed_months(connection: Connection) -> Iterator[Difference]:
         )
         stored = {one.name: one.sha256 for one in connection.execute(query)}
         for day in frozen.account.days:
-            if stored.get(day.day) != day.sha256:
+            if stored.get(day.day, nothing) != day.sha256:
                 where = f"closed month {frozen.account.name}, digest of {day.day}"
-                yield Difference(where, day.sha256, stored.get(day.day) or "none")
+                yield Difference(where, day.sha256, stored.get(day.day, nothing))
         counted = sum(one.counted for one in frozen.account.identities if one.name == "seats x seconds")
         whole = (
             select(func.sum(cells.c.gpu_seconds))
