@@ -106,7 +106,9 @@ def _edges(history: History) -> Iterator[int]:
         for health in aspect:
             yield health.since
     for window in history.announced:
-        yield from (window.since, window.start, window.end, window.since + window.notice)
+        yield from (window.since, window.start, window.end)
+        # A window keeps the time at which it was announced first, and has the notice that was asked for last.
+        yield from (window.since + other.notice for other in history.announced)
     for claim in history.claimed:
         yield claim.since
     for uid in {claim.grant_uid for claim in history.claimed}:
