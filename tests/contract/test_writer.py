@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -218,6 +219,14 @@ async def test_a_server_in_trouble_is_asked_again(writing: Writing) -> None:
     writing.writer.submit([writing.release("a")])
     await writing.until_idle()
     assert len(writing.world.confirmed) == 1
+
+
+async def test_a_release_is_dated_when_it_is_written(writing: Writing) -> None:
+    writing.writer.submit([msgspec.structs.replace(writing.release("a"), at=1)])  # decided long ago
+    await writing.until_idle()
+    ((_, _, operations),) = writing.api.writes
+    assert "1970-01-01T00:16:40Z" in str(operations)  # second 1,000, the writer's clock
+    assert "1970-01-01T00:00:01Z" not in str(operations)
 
 
 async def test_a_gated_pod_is_never_evicted(writing: Writing) -> None:

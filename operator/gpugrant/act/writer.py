@@ -267,6 +267,8 @@ class Writer:
 
     async def _release(self, action: ReleasePod) -> bool:
         pod = self._pod(action.uid)
+        # The time-out for binding runs from here on, not from the decision: in a burst it may have waited long.
+        action = msgspec.structs.replace(action, at=self._clock())
         answer = await self._client.patch(_pod_path(pod.namespace, pod.name), patches.release(pod, action))
         self._known.feed_pod(action.uid, answer)
         if action.message:

@@ -23,8 +23,10 @@ from gpugrant.model.pod import Pod
 
 TOLD_AFTER_SECONDS = 10
 
-# So many pods of a grant may be unbound at any time; more only while the scheduler takes them up quickly.
-MOST_AHEAD = 200
+# So many pods of a grant may be released and unbound at any time; more, up to the second number, only while the
+# scheduler takes them up quickly.
+AHEAD = 200
+MOST_AHEAD = 1_000
 
 # A server is on its way, or the scheduler has enough to do: that is a matter of moments, and no news for anybody.
 OPENING = Verdict(False, reasons.NO_ROOM, "")
@@ -191,8 +193,8 @@ def _try_grant(
 def _scheduler_is_behind(world: World, state: GrantState, now: int) -> bool:
     """Say whether enough was released on a grant for now: what waits too long for the scheduler is taken back."""
     usage = world.usage[state.grant.uid]
-    if len(usage.unbound) < MOST_AHEAD:
-        return False
+    if not AHEAD <= len(usage.unbound) < MOST_AHEAD:
+        return len(usage.unbound) >= MOST_AHEAD
     oldest = usage.oldest_unbound()
     return oldest is not None and now - oldest >= world.settings.bind_timeout_seconds // 6
 

@@ -6,7 +6,7 @@ from cluster_model.cluster import Cluster
 from gpugrant import names
 from gpugrant.config import Settings
 from gpugrant.decide.actions import EvictPod, ReleasePod, SetStatus
-from gpugrant.decide.release import MOST_AHEAD
+from gpugrant.decide.release import AHEAD, MOST_AHEAD
 
 
 def a_cluster(gpus: int) -> Cluster:
@@ -40,9 +40,9 @@ def test_a_burst_goes_out_at_once() -> None:
 
 def test_while_the_scheduler_is_behind_nothing_more_goes_out_and_nothing_is_written_on_what_waits() -> None:
     cluster = a_cluster(512)
-    for _ in range(MOST_AHEAD + 50):
+    for _ in range(AHEAD + 50):
         cluster.add_pod("acme")
-    assert released(cluster) == MOST_AHEAD + 50
+    assert released(cluster) == AHEAD + 50
     cluster.now += 15
     for _ in range(100):
         cluster.add_pod("acme")
@@ -92,3 +92,16 @@ def test_other_grants_are_not_held_back() -> None:
     cluster.add_pod("acme")
     cluster.add_pod("beta")
     assert [one.namespace for one in cluster.settle() if isinstance(one, ReleasePod)] == ["beta"]
+
+
+def test_no_more_is_decided_than_can_be_written_and_bound_in_time() -> None:
+    cluster = a_cluster(1_504)
+    for _ in range(1_500):
+        cluster.add_pod("acme")
+    assert released(cluster) == MOST_AHEAD
+    bind_some(cluster, 10)
+    assert released(cluster) == 10
+    while any(not pod.node for pod in cluster.pods.values()):
+        bind_some(cluster, 1_000)
+        cluster.settle()
+    assert len(cluster.pods) == 1_500
