@@ -9,6 +9,7 @@ import click
 from gpugrant import names
 from gpugrant.expose.report.commands import report
 from gpugrant.expose.usage import usage
+from gpugrant.meter.commands import ledger
 
 _KUBECONFIG = click.option(
     "--kubeconfig",
@@ -157,5 +158,6 @@ def _print(lines: list[str]) -> None:
         click.echo(line)
 
 
+main.add_command(ledger)
 main.add_command(report)
 main.add_command(usage)

@@ -3,7 +3,6 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugrant.meter.cutting import cut_interval, seat_seconds
 from gpugrant.meter.intervals import Hold, NodeFacts, cut_overlaps, gone_interval, held_interval
 from gpugrant.meter.months import Calendar
 from meter_kit import NOVEMBER, a_pod
@@ -14,36 +13,6 @@ ZONES = ("Asia/Seoul", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe
 YEAR = 365 * 86_400
 moments = st.integers(NOVEMBER - 20 * YEAR, NOVEMBER + 20 * YEAR)
 calendars = st.builds(Calendar, st.sampled_from(ZONES), st.sampled_from([0, 0, 0, 600, 86_400]))
-
-
-@st.composite
-def histories_of_terms(draw):
-    edits = draw(st.lists(st.tuples(moments, moments), max_size=4, unique_by=lambda edit: edit[0]))
-    return tuple(sorted(edits))
-
-
-@unhurried
-@given(moments, st.integers(0, 100 * 86_400), calendars, histories_of_terms(), st.integers(0, 512))
-def test_the_pieces_of_an_interval_add_up_and_each_lies_in_one_month(start, length, calendar, terms, seats):
-    pieces = list(cut_interval(start, start + length, calendar, terms))
-    edges = [start, *(piece.end for piece in pieces)]
-    assert [piece.start for piece in pieces] == edges[:-1]
-    assert edges[-1] == start + length
-    for piece in pieces:
-        assert piece.start < piece.end
-        assert calendar.month_of(piece.start).name == calendar.month_of(piece.end - 1).name == piece.month
-    assert sum(seat_seconds(pieces, seats).values()) == length * seats
-
-
-@unhurried
-@given(moments, st.integers(0, 10**7), st.integers(0, 10**7), calendars, histories_of_terms())
-def test_cutting_an_interval_in_two_changes_no_sum(start, first, second, calendar, terms):
-    middle, end = start + first, start + first + second
-    whole = seat_seconds(cut_interval(start, end, calendar, terms), 3)
-    parts = seat_seconds(
-        [*cut_interval(start, middle, calendar, terms), *cut_interval(middle, end, calendar, terms)], 3
-    )
-    assert parts == whole
 
 
 @unhurried

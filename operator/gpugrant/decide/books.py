@@ -78,6 +78,8 @@ class Books:
         self.fence_waits: set[str] = set()  # servers that a grant gets once no fenced pod could come there
         self.tainted: dict[str, set[str]] = defaultdict(set)  # resource -> nodes that carry our taint for it
         self.unlabelled: set[str] = set()
+        self.unbound = 0  # pods of grants that are released and have no server yet
+        self.held_back: set[str] = set()  # tenants whose pods wait because these are so many
         self.stirred: set[str] = set()  # pools whose servers, shares or bookings may be others than before
         self.tell_again: set[tuple[str, str, str]] = set()
         self.metered = True  # a ledger is written: released pods get the finalizer

@@ -138,6 +138,7 @@ class Holding(Waiting):
         usage.reserved += entry.seats
         usage.pods[pod.uid] = entry.seats
         usage.unbound.add(pod.uid)
+        self.unbound += 1
         usage.releases.append((pod.released_at or self.now, pod.uid))
         if not place:
             usage.placeless.add(pod.uid)
@@ -191,6 +192,9 @@ class Holding(Waiting):
             else:
                 usage.reserved -= entry.seats
                 usage.unbound.discard(uid)
+                self.unbound -= 1
+                while self.held_back:
+                    self._tenant_waits(self.held_back.pop())
                 usage.placeless.discard(uid)
                 if not usage.unbound:
                     self.dirty_servers |= self.leaving.pop(entry.grant, set())

@@ -23,10 +23,11 @@ from gpugrant.model.pod import Pod
 
 TOLD_AFTER_SECONDS = 10
 
-# So many pods of a grant may be released and unbound at any time; more, up to the second number, only while the
-# scheduler takes them up quickly.
-AHEAD = 200
-MOST_AHEAD = 1_000
+# How far releases may run ahead of the scheduler, which would leave the last ones lying until they are taken back:
+# so many pods over all, but for a grant that has hardly any; and no more on a grant that has some of them for long.
+MOST_AHEAD = 2_000
+HARDLY_ANY = 100
+SOME = 200
 
 # A server is on its way, or the scheduler has enough to do: that is a matter of moments, and no news for anybody.
 OPENING = Verdict(False, reasons.NO_ROOM, "")
@@ -193,10 +194,13 @@ def _try_grant(
 def _scheduler_is_behind(world: World, state: GrantState, now: int) -> bool:
     """Say whether enough was released on a grant for now: what waits too long for the scheduler is taken back."""
     usage = world.usage[state.grant.uid]
-    if not AHEAD <= len(usage.unbound) < MOST_AHEAD:
-        return len(usage.unbound) >= MOST_AHEAD
+    if world.unbound >= MOST_AHEAD and len(usage.unbound) >= HARDLY_ANY:
+        world.held_back.add(state.tenant)
+        return True
+    if len(usage.unbound) < SOME:
+        return False
     oldest = usage.oldest_unbound()
-    return oldest is not None and now - oldest >= world.settings.bind_timeout_seconds // 6
+    return oldest is not None and now - oldest >= world.settings.bind_timeout_seconds // 3
 
 
 def _being_prepared(world: World, state: GrantState) -> bool:

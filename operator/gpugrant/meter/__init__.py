@@ -1,5 +1,6 @@
 """Who held which GPUs, when: facts, intervals, months (pure) and the store that keeps them.
 
-``facts``, ``intervals``, ``months`` and ``cutting`` know no clock and no I/O; ``tables``, ``store`` and
-``migrations`` are the database; ``meter`` joins both to the running operator.
+``facts`` are what was seen; ``intervals``, ``booking``, ``spans``, ``seating`` and ``timeline`` work out of them,
+purely, who owned every second. ``tables``, ``migrations`` and ``store`` are the database; ``settling``, ``days``,
+``monthly`` and ``closing`` keep days and months; ``meter`` joins all of it to the running operator.
 """

@@ -180,6 +180,7 @@ class Operator:
             time.time() - (time.monotonic() - pods.fresh_at(self._lease.renewed_at)) - _ON_ITS_WAY
         )
         await metering.meter.start()
+        self._probes.before_scrape = metering.meter.refresh
         health = metering.meter.health
         self._probes.ready["ledger"] = lambda: None if health().ready else str(health().detail)
         self._metering = metering

@@ -69,6 +69,7 @@ class Parts:
             metering.meter.observe_failures(failures(world, announced_at(int(time.time()), tally)))
             if tally is not None and time.monotonic() - told >= USED_SECONDS:
                 told = time.monotonic()
+                await metering.meter.refresh()
                 used = tally.used_by_grant()
                 world.used_seconds = {uid: whole for uid, (whole, _) in used.items()}
                 world.month_seconds = {uid: month for uid, (_, month) in used.items()}

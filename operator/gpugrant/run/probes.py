@@ -7,7 +7,7 @@ has planned, or it stands by while another leads.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import (
@@ -33,6 +33,7 @@ class Probes:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.healthy: dict[str, Check] = {"loop": self._loop_lags}
         self.ready: dict[str, Check] = {}
+        self.before_scrape: Callable[[], Awaitable[None]] | None = None
         self._registry = registry
         self._beat_at = time.monotonic()
         self._worst: list[tuple[float, float]] = []
@@ -82,5 +83,7 @@ class Probes:
     async def _metrics(self, request: web.Request) -> web.Response:
         from gpugrant.expose.metrics import render
 
+        if self.before_scrape is not None:
+            await self.before_scrape()
         body, content_type = render(self._registry, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})

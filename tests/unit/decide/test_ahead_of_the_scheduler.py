@@ -6,7 +6,7 @@ from cluster_model.cluster import Cluster
 from gpugrant import names
 from gpugrant.config import Settings
 from gpugrant.decide.actions import EvictPod, ReleasePod, SetStatus
-from gpugrant.decide.release import AHEAD, MOST_AHEAD
+from gpugrant.decide.release import HARDLY_ANY, MOST_AHEAD, SOME
 
 
 def a_cluster(gpus: int) -> Cluster:
@@ -40,10 +40,10 @@ def test_a_burst_goes_out_at_once() -> None:
 
 def test_while_the_scheduler_is_behind_nothing_more_goes_out_and_nothing_is_written_on_what_waits() -> None:
     cluster = a_cluster(512)
-    for _ in range(AHEAD + 50):
+    for _ in range(SOME + 50):
         cluster.add_pod("acme")
-    assert released(cluster) == AHEAD + 50
-    cluster.now += 15
+    assert released(cluster) == SOME + 50
+    cluster.now += 25
     for _ in range(100):
         cluster.add_pod("acme")
     assert {type(action) for action in cluster.settle()} <= {SetStatus}
@@ -95,13 +95,22 @@ def test_other_grants_are_not_held_back() -> None:
 
 
 def test_no_more_is_decided_than_can_be_written_and_bound_in_time() -> None:
-    cluster = a_cluster(1_504)
-    for _ in range(1_500):
+    cluster = a_cluster(MOST_AHEAD + 504)
+    for _ in range(MOST_AHEAD + 400):
         cluster.add_pod("acme")
     assert released(cluster) == MOST_AHEAD
     bind_some(cluster, 10)
     assert released(cluster) == 10
+    # A grant that has hardly any is not held back by the others.
+    cluster.add_namespace("beta", tenant="beta")
+    cluster.add_quota("beta", affiliatedProviders=[])
+    for number in range(20):
+        cluster.add_node(f"m{number}")
+    cluster.add_grant("beta", "other", gpus=160)
+    for _ in range(150):
+        cluster.add_pod("beta")
+    assert released(cluster) == HARDLY_ANY
     while any(not pod.node for pod in cluster.pods.values()):
         bind_some(cluster, 1_000)
         cluster.settle()
-    assert len(cluster.pods) == 1_500
+    assert len(cluster.pods) == MOST_AHEAD + 550

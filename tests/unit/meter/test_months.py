@@ -1,13 +1,14 @@
 """Months of a zone, cut exactly, also where the clocks change."""
 
+from collections import Counter
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from gpugrant.meter.cutting import Piece, cut_interval
-from gpugrant.meter.facts import Condition
+from gpugrant.meter.facts import Account, GrantTerms, Owner, Placed
 from gpugrant.meter.months import Calendar, Calendars
+from gpugrant.meter.timeline import Facts, Stay, build
 from meter_kit import DECEMBER, NOVEMBER
 
 SEOUL = Calendar("Asia/Seoul")
@@ -60,40 +61,48 @@ def test_a_programme_without_settings_has_the_default_zone():
     assert calendars.of("other").zone == "Asia/Seoul"
 
 
-def test_a_pod_that_runs_through_midnight_is_cut_at_midnight():
-    pieces = list(cut_interval(DECEMBER - 10, DECEMBER + 5, SEOUL))
-    assert pieces == [
-        Piece(DECEMBER - 10, DECEMBER, "2026-11", Condition.USED),
-        Piece(DECEMBER, DECEMBER + 5, "2026-12", Condition.USED),
+def used(start: int, end: int, *terms: tuple[int, int]) -> dict[str, int]:
+    """Return the seconds of a hold over [start, end) by condition, cut at midnight."""
+    history = [
+        GrantTerms("g", "ns", "grant", 0, NOVEMBER + until, tenant="t", since=NOVEMBER + since)
+        for since, until in terms
     ]
+    account = Account("p", "of", "pool", "B200", "Public", Owner.GRANT, "t", "ns", "grant", "g")
+    placed = {"n": [Placed("n", 0, "p", "of", "pool", "B200", "Public", "", 1)]}
+    facts = Facts([Stay("u", "n", account, "", 1, start, end)], placed, terms={"g": history})
+    sums: Counter[str] = Counter()
+    day = SEOUL.day_of(start)
+    while day.start < end:
+        for cell, amount in build(facts, "p", max(start, day.start), min(end, day.end)).cells.items():
+            sums[f"{day.month} {cell.condition}"] += amount
+        day = SEOUL.day_of(day.end)
+    return dict(sums)
 
 
-def cut(start: int, end: int, *terms: tuple[int, int]) -> list[tuple[int, int, str]]:
-    pieces = cut_interval(
-        NOVEMBER + start, NOVEMBER + end, SEOUL, tuple((NOVEMBER + s, NOVEMBER + e) for s, e in terms)
-    )
-    return [(piece.start - NOVEMBER, piece.end - NOVEMBER, str(piece.condition)) for piece in pieces]
+def cut(start: int, end: int, *terms: tuple[int, int]) -> dict[str, int]:
+    found = used(NOVEMBER + start, NOVEMBER + end, *terms)
+    return {key.removeprefix("2026-11 "): amount for key, amount in found.items()}
+
+
+def test_a_pod_that_runs_through_midnight_is_cut_at_midnight():
+    assert used(DECEMBER - 10, DECEMBER + 5, (0, 10**8)) == {"2026-11 Used": 10, "2026-12 Used": 5}
 
 
 def test_from_the_end_of_the_term_on_it_is_grace():
-    assert cut(100, 300, (0, 250)) == [(100, 250, "Used"), (250, 300, "Grace")]
+    assert cut(100, 300, (0, 250)) == {"Used": 150, "Grace": 50}
 
 
 def test_an_edit_of_the_term_during_grace_does_not_rewrite_the_grace_that_was():
-    assert cut(100, 400, (0, 250), (300, 900)) == [
-        (100, 250, "Used"),
-        (250, 300, "Grace"),
-        (300, 400, "Used"),
-    ]
+    assert cut(100, 400, (0, 250), (300, 900)) == {"Used": 250, "Grace": 50}
 
 
 def test_a_term_cut_short_counts_from_the_edit_on():
-    assert cut(100, 400, (0, 900), (300, 150)) == [(100, 300, "Used"), (300, 400, "Grace")]
+    assert cut(100, 400, (0, 900), (300, 150)) == {"Used": 200, "Grace": 100}
 
 
 def test_an_edit_that_changes_nothing_for_these_seconds_cuts_nothing():
-    assert cut(100, 400, (0, 900), (300, 950)) == [(100, 400, "Used")]
+    assert cut(100, 400, (0, 900), (300, 950)) == {"Used": 300}
 
 
-def test_an_empty_interval_has_no_pieces():
-    assert cut(100, 100, (0, 900)) == []
+def test_an_empty_interval_is_nothing():
+    assert cut(100, 100, (0, 900)) == {}
