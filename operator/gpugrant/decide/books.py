@@ -7,7 +7,7 @@ notes of what is dirty. The classes above it (fleet, waiting, holding, world) ke
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import defaultdict, deque
 
 from gpugrant import names
 from gpugrant.config import Settings
@@ -79,6 +79,7 @@ class Books:
         self.tainted: dict[str, set[str]] = defaultdict(set)  # resource -> nodes that carry our taint for it
         self.unlabelled: set[str] = set()
         self.unbound = 0  # pods of grants that are released and have no server yet
+        self.releases: deque[tuple[int, str]] = deque()  # (when, uid) in order; some of them are bound since
         self.held_back: set[str] = set()  # tenants whose pods wait because these are so many
         self.stirred: set[str] = set()  # pools whose servers, shares or bookings may be others than before
         self.tell_again: set[tuple[str, str, str]] = set()

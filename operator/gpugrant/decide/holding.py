@@ -49,6 +49,16 @@ class Holding(Waiting):
         """Return when a released pod that is still unbound is taken back."""
         return (pod.released_at or pod.created) + self.settings.bind_timeout_seconds
 
+    def oldest_unbound(self) -> int | None:
+        """Return when the first of the unbound pods was released."""
+        while self.releases:
+            at, uid = self.releases[0]
+            entry = self.entries.get(uid)
+            if entry is not None and entry.kind == "reserved":
+                return at
+            self.releases.popleft()
+        return None
+
     def _count(self, pod: Pod) -> None:
         gang_key = self.gang_key(pod)
         if pod.ended:
@@ -139,7 +149,7 @@ class Holding(Waiting):
         usage.pods[pod.uid] = entry.seats
         usage.unbound.add(pod.uid)
         self.unbound += 1
-        usage.releases.append((pod.released_at or self.now, pod.uid))
+        self.releases.append((pod.released_at or self.now, pod.uid))
         if not place:
             usage.placeless.add(pod.uid)
         self._grant_figures(grant_uid)

@@ -23,11 +23,12 @@ from gpugrant.model.pod import Pod
 
 TOLD_AFTER_SECONDS = 10
 
-# How far releases may run ahead of the scheduler, which would leave the last ones lying until they are taken back:
-# so many pods over all, but for a grant that has hardly any; and no more on a grant that has some of them for long.
+# How far releases may run ahead of the scheduler. It takes pods up by when they were created, so that some are left lying
+# until they are taken back while others, released later, pass them. So: no more than so many unbound over all, and far
+# fewer while one of them is old; but a grant always has some, or one tenant's pods that cannot bind would stop all others.
 MOST_AHEAD = 2_000
-HARDLY_ANY = 100
-SOME = 200
+FEW = 200
+OF_ONE_GRANT = 100
 
 # A server is on its way, or the scheduler has enough to do: that is a matter of moments, and no news for anybody.
 OPENING = Verdict(False, reasons.NO_ROOM, "")
@@ -193,14 +194,14 @@ def _try_grant(
 
 def _scheduler_is_behind(world: World, state: GrantState, now: int) -> bool:
     """Say whether enough was released on a grant for now: what waits too long for the scheduler is taken back."""
-    usage = world.usage[state.grant.uid]
-    if world.unbound >= MOST_AHEAD and len(usage.unbound) >= HARDLY_ANY:
+    if len(world.usage[state.grant.uid].unbound) < OF_ONE_GRANT or world.unbound < FEW:
+        return False
+    oldest = world.oldest_unbound()
+    late = oldest is not None and now - oldest >= world.settings.bind_timeout_seconds // 3
+    if late or world.unbound >= MOST_AHEAD:
         world.held_back.add(state.tenant)
         return True
-    if len(usage.unbound) < SOME:
-        return False
-    oldest = usage.oldest_unbound()
-    return oldest is not None and now - oldest >= world.settings.bind_timeout_seconds // 3
+    return False
 
 
 def _being_prepared(world: World, state: GrantState) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
@@ -117,7 +116,6 @@ class Usage:
     reserved: int = 0
     pods: dict[str, int] = field(default_factory=dict)  # uid -> seats, held or reserved
     unbound: set[str] = field(default_factory=set)  # released, no server yet
-    releases: deque[tuple[int, str]] = field(default_factory=deque)  # (when, uid) in order; some bound since
     placeless: set[str] = field(default_factory=set)  # of these: where their seats are reserved nobody knows
     tenant: str = ""
     line: tuple[str, str, str] = ("", "", "")  # programme, type, share: what limits are about
@@ -126,12 +124,6 @@ class Usage:
     def taken(self) -> int:
         """Return held + reserved: what limits count."""
         return self.held + self.reserved
-
-    def oldest_unbound(self) -> int | None:
-        """Return when the first of the unbound pods was released."""
-        while self.releases and self.releases[0][1] not in self.unbound:
-            self.releases.popleft()
-        return self.releases[0][0] if self.releases else None
 
 
 @dataclass(slots=True)

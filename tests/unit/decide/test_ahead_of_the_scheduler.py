@@ -6,7 +6,7 @@ from cluster_model.cluster import Cluster
 from gpugrant import names
 from gpugrant.config import Settings
 from gpugrant.decide.actions import EvictPod, ReleasePod, SetStatus
-from gpugrant.decide.release import HARDLY_ANY, MOST_AHEAD, SOME
+from gpugrant.decide.release import FEW, MOST_AHEAD, OF_ONE_GRANT
 
 
 def a_cluster(gpus: int) -> Cluster:
@@ -40,9 +40,9 @@ def test_a_burst_goes_out_at_once() -> None:
 
 def test_while_the_scheduler_is_behind_nothing_more_goes_out_and_nothing_is_written_on_what_waits() -> None:
     cluster = a_cluster(512)
-    for _ in range(SOME + 50):
+    for _ in range(FEW + 50):
         cluster.add_pod("acme")
-    assert released(cluster) == SOME + 50
+    assert released(cluster) == FEW + 50
     cluster.now += 25
     for _ in range(100):
         cluster.add_pod("acme")
@@ -109,7 +109,7 @@ def test_no_more_is_decided_than_can_be_written_and_bound_in_time() -> None:
     cluster.add_grant("beta", "other", gpus=160)
     for _ in range(150):
         cluster.add_pod("beta")
-    assert released(cluster) == HARDLY_ANY
+    assert released(cluster) == OF_ONE_GRANT
     while any(not pod.node for pod in cluster.pods.values()):
         bind_some(cluster, 1_000)
         cluster.settle()
