@@ -32,8 +32,9 @@ def _version() -> str:
 def main() -> None:
     """Awarded GPUs, enforced, kept busy and accounted for on Kubernetes.
 
-    `run` is the operator. The other commands only read the cluster and answer with the operator's own
-    reasoning: they work out the same plan from the same objects.
+    `run` is the operator. `why`, `status` and `preview` only read the cluster and answer with the operator's own
+    reasoning: they work out the same plan from the same objects. `usage` and `report` read the ledger (some of
+    report's commands leave a note in it for the operator), `ledger` checks it, backs it up and restores it.
     """
 
 

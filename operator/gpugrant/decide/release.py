@@ -23,9 +23,10 @@ from gpugrant.model.pod import Pod
 
 TOLD_AFTER_SECONDS = 10
 
-# How far releases may run ahead of the scheduler. It takes pods up by when they were created, so that some are left lying
-# until they are taken back while others, released later, pass them. So: no more than so many unbound over all, and far
-# fewer while one of them is old; but a grant always has some, or one tenant's pods that cannot bind would stop all others.
+# How far releases may run ahead of the scheduler. It takes pods up by when they were created, so that some are left
+# lying until they are taken back while others, released later, pass them. So: no more than so many unbound over all,
+# and far fewer while one of them is old; but a grant always has some, or one tenant's pods that cannot bind would
+# stop all others.
 MOST_AHEAD = 2_000
 FEW = 200
 OF_ONE_GRANT = 100
