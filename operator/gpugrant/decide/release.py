@@ -29,7 +29,7 @@ TOLD_AFTER_SECONDS = 10
 # stop all others.
 MOST_AHEAD = 2_000
 FEW = 200
-OF_ONE_GRANT = 100
+OF_ONE_GRANT = 4
 
 # A server is on its way, or the scheduler has enough to do: that is a matter of moments, and no news for anybody.
 OPENING = Verdict(False, reasons.NO_ROOM, "")
