@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import ColumnElement, Connection, func, insert, select
 
 from gpugrant.meter.day_tables import days, marks, months
 from gpugrant.meter.month import MonthAccount
 from gpugrant.meter.monthly import counted_account, find_month, frozen
 from gpugrant.meter.tables import settings_versions
+
+ONCE = ("sign-off", "acknowledge")  # what is said of a closed month one time only
 
 
 class NotClosable(ValueError):
@@ -79,16 +81,27 @@ def write_closing(
 
 def closed_month(connection: Connection, name: str) -> ClosedMonth | None:
     """Return how a month was closed, by its report's name; None while it is open."""
-    full = months.c.programme + "-" + months.c.provider + "-" + months.c.name
-    row = connection.execute(select(months).where(full == name)).first()
+    row = connection.execute(select(months).where(_full_name() == name)).first()
     return None if row is None else ClosedMonth(row.manifest, row.closed_at)
 
 
+def _full_name() -> ColumnElement[str]:
+    return months.c.programme + "-" + months.c.provider + "-" + months.c.name
+
+
 def write_mark(connection: Connection, name: str, mark: Mark) -> None:
-    """Keep what somebody said of a report; the same again changes nothing."""
+    """Keep what somebody said of a report; the same again changes nothing, nor does a second sign-off."""
+    lock_marks(connection, name)
+    if mark.kind in ONCE and any(one.kind == mark.kind for one in read_marks(connection, name)):
+        return
     values = {"report": name, **msgspec.structs.asdict(mark)}
     if connection.execute(select(marks.c.id).filter_by(**values)).first() is None:
         connection.execute(insert(marks).values(values))
+
+
+def lock_marks(connection: Connection, name: str) -> None:
+    """Have nobody else mark a closed month until the transaction ends. SQLite's writer has that lock already."""
+    connection.execute(select(months.c.id).where(_full_name() == name).with_for_update())
 
 
 def read_marks(connection: Connection, name: str) -> Sequence[Mark]:

@@ -11,7 +11,7 @@ from gpugrant.meter.day_tables import cells, corrections, day_digests, day_pools
 from gpugrant.meter.digests import day_digest
 from gpugrant.meter.facts import Account, Condition
 from gpugrant.meter.month import Line
-from gpugrant.meter.months import Day
+from gpugrant.meter.months import Calendar, Day
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.tally import DayEnds, Sums
 from gpugrant.meter.timeline import Built, Cell
@@ -31,10 +31,21 @@ class Closed(Struct, frozen=True):
     """The months of a programme that are closed, by provider."""
 
     months: frozenset[tuple[str, str]] = frozenset()  # provider, month
+    until: Mapping[str, int] = {}  # by provider, the end of the last one
 
     def has(self, account: Account, month: str) -> bool:
         """Say whether what is on this account in a month is final."""
         return (account.provider, month) in self.months
+
+    def next_open(self, provider: str, calendar: Calendar) -> str:
+        """Return the month that corrections of a provider's closed months are booked in: the first open one after."""
+        month = calendar.month_of(self.until[provider])
+        while (
+            provider,
+            month.name,
+        ) in self.months:  # where the zone was changed since, one may go on after its end
+            month = calendar.month_of(month.end)
+        return month.name
 
 
 # -- from cells to lines ---------------------------------------------------------------------------------
@@ -87,8 +98,12 @@ def read_ends(connection: Connection) -> dict[str, DayEnds]:
 
 def read_closed(connection: Connection, programme: str) -> Closed:
     """Return which months of a programme are closed."""
-    query = select(months.c.provider, months.c.name).where(months.c.programme == programme)
-    return Closed(frozenset((row.provider, row.name) for row in connection.execute(query)))
+    columns = (months.c.provider, months.c.name, months.c.end_at)
+    query = select(*columns).where(months.c.programme == programme).order_by(months.c.end_at)
+    found = connection.execute(query).all()
+    return Closed(
+        frozenset((row.provider, row.name) for row in found), {row.provider: row.end_at for row in found}
+    )
 
 
 def day_row(row: Any) -> DayRow:
@@ -134,12 +149,12 @@ def add_day(connection: Connection, programme: str, day: Day, *, stale: bool = F
 class Rewrite:
     """Brings a stored day to what its facts say; a new one from nothing. ``moved`` is by how much sums change."""
 
-    def __init__(self, connection: Connection, row: DayRow, closed: Closed, running: str) -> None:
+    def __init__(self, connection: Connection, row: DayRow, closed: Closed, calendar: Calendar) -> None:
         self._connection = connection
         self._row = row
         self._closed = closed
-        self._running = running  # the month that corrections are booked in
-        self._corrections: list[tuple[Cell, int]] = []
+        self._calendar = calendar
+        self._corrections: list[tuple[Cell, str, int]] = []  # and the month that they are booked in
         self._gone: list[Cell] = []
         self._new: dict[Cell, int] = {}
         self._final: set[str] = set()  # pools of providers whose month is closed
@@ -157,8 +172,9 @@ class Rewrite:
             if was == now:
                 continue
             if self._closed.has(cell.account, month):
-                self._corrections += [(cell, amount) for amount in (-was, now) if amount]
-                self._move(cell, self._running, now - was)
+                booked_in = self._closed.next_open(cell.account.provider, self._calendar)
+                self._corrections += [(cell, booked_in, amount) for amount in (-was, now) if amount]
+                self._move(cell, booked_in, now - was)
             else:
                 if was:
                     self._gone.append(cell)
@@ -183,12 +199,12 @@ class Rewrite:
         booked = [
             {
                 "day_id": number,
-                "booked_in": self._running,
+                "booked_in": booked_in,
                 "why": FACTS_CAME_LATE,
                 **_key(cell, ids),
                 "gpu_seconds": amount,
             }
-            for cell, amount in self._corrections
+            for cell, booked_in, amount in self._corrections
         ]
         if booked:
             connection.execute(insert(corrections), booked)

@@ -8,8 +8,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gpugrant.config import Programme, SettingsError, load_settings
-from gpugrant.expose.report.source import MarkKind, ReportRow
-from gpugrant.meter.closing import Mark, closed_month, read_marks, read_settings, write_mark
+from gpugrant.expose.report.source import MarkKind, MarkRefused, ReportRow, refusal
+from gpugrant.meter.closing import Mark, closed_month, lock_marks, read_marks, read_settings, write_mark
 from gpugrant.meter.database import reading_engine, writing_engine
 from gpugrant.meter.month import MonthAccount
 from gpugrant.meter.monthly import find_month, month_account, name_of, read_state, reported
@@ -45,12 +45,19 @@ class LedgerReader:
             return month_account(connection, *find_month(connection, name))
 
     def mark(self, name: str, kind: MarkKind, by: str, reference: str) -> None:
-        """Note that somebody asks to build or close a month, signed it off or acknowledged it."""
+        """Note that somebody asks to build or close a month, signed it off or acknowledged it.
+
+        Raises LookupError for a month the ledger does not know, and MarkRefused, with nothing written.
+        """
         with self._reading() as connection:
-            find_month(connection, name)
+            programme, _, month = find_month(connection, name)
         engine = writing_engine(self._url, lock_wait=30.0)
         try:
             with _words(), engine.begin() as connection:
+                lock_marks(connection, name)
+                row = self._row(connection, name, programme, month, read_state(connection).watermark)
+                if why := refusal(row, kind):
+                    raise MarkRefused(why)
                 write_mark(connection, name, Mark(int(self._now()), kind, by, reference))
         finally:
             engine.dispose()
@@ -81,6 +88,7 @@ class LedgerReader:
             closed_at=closed.closed_at if closed else 0,
             due_at=self._due(connection, programme, month),
             signed_off_by=signed.by if signed else "",
+            manifest_sha256=closed.manifest_sha256 if closed else "",
             acknowledged=known.reference if known else "",
         )
 

@@ -67,8 +67,7 @@ class Settling(Struct):
         step("locked")
         row = self.row or DayRow(add_day(connection, self.programme, self.day), self.programme, self.day)
         closed = read_closed(connection, self.programme)
-        running = self.tally.calendars.of(self.programme).month_of(self.tally.watermark).name
-        rewrite = Rewrite(connection, row, closed, running)
+        rewrite = Rewrite(connection, row, closed, self.tally.calendars.of(self.programme))
         rewrite.compare(self.stored, self.corrected, self.built)
         shown = self.tally.floors_of_falls(rewrite.moved) if self.row else {}
         ids = self.accounts.ids(connection, [*rewrite.moved, *(account for account, _ in shown)])

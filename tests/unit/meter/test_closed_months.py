@@ -1,9 +1,13 @@
 """Days that close, months that close, and what comes late for them; on both stores."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from msgspec.structs import replace
 
+from gpugrant.expose.report.source import MarkRefused
 from gpugrant.meter.closing import NotClosable
+from gpugrant.meter.database import reading_engine
 from gpugrant.meter.digests import day_digest, day_digests
 from gpugrant.meter.facts import (
     Aspect,
@@ -19,6 +23,7 @@ from gpugrant.meter.facts import (
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.reader import open_reader
 from gpugrant.meter.store import Store, StoreAwayError
+from gpugrant.meter.verify import verify_ledger
 from meter_kit import DECEMBER, NOVEMBER, a_place, a_server, an_account, ended, held
 
 T = NOVEMBER
@@ -181,6 +186,30 @@ def test_a_closed_month_never_changes_and_what_comes_late_is_corrected_in_the_ru
     again.close()
 
 
+def test_corrections_are_booked_in_the_first_month_that_is_not_closed_yet(store, url):
+    through_november(store)
+    store.close_month(NAME, "f" * 64, DECEMBER + 500)
+    store.commit([], DECEMBER + 33 * DAY)  # in January; December is over and not closed
+    settle(store)
+    late = [Health("server-1", Aspect.READY, T + 1000, 0), Health("server-1", Aspect.READY, T + 2000, 1)]
+    store.commit(late)
+    settle(store)
+    assert sum(one.line.gpu_seconds for one in account(store, "2026-12").corrections) == 0
+    assert len(account(store, "2026-12").corrections) == 3
+    assert account(store, "2027-01").corrections == ()
+    assert store.tally.sums(an_account())["2026-12", Condition.FAILED] == 8000
+    store.close_month(NAME.replace("2026-11", "2026-12"), "e" * 64, DECEMBER + 33 * DAY)
+    december = account(store, "2026-12")
+    store.commit([Health("server-1", Aspect.READY, T + 1500, 1)])
+    settle(store)
+    assert account(store, "2026-12") == december
+    assert {one.of_month for one in account(store, "2027-01").corrections} == {"2026-11"}
+    engine = reading_engine(url)
+    with engine.begin() as connection:
+        assert list(verify_ledger(connection)) == []
+    engine.dispose()
+
+
 def test_corrections_of_corrections_add_up(store):
     through_november(store)
     store.close_month(NAME, "f" * 64, DECEMBER + 500)
@@ -251,7 +280,12 @@ def test_the_settings_in_force_at_the_months_end_are_in_the_account(store):
     report = "ownUseDetail: Tenant, unobservedLimitGpuSeconds: 7"
     text = f"programmes: {{purchase-2025: {{{rules}, report: {{{report}}}}}}}"
     store.commit([SettingsVersion("first", T, text)], T + 100)
-    store.commit([SettingsVersion("second", DECEMBER, text.replace("7}", "9}"))], DECEMBER + 100)
+    after = (
+        "owner: Other, caps: {NVIDIA-B200: 8}, report: {ownUseDetail: Total, unobservedLimitGpuSeconds: 9}"
+    )
+    store.commit(
+        [SettingsVersion("second", DECEMBER, f"programmes: {{purchase-2025: {{{after}}}}}")], DECEMBER + 100
+    )
     found = account(store)
     assert (found.settings_digest, found.owner, found.caps) == ("first", "Ministry", (("NVIDIA-B200", 512),))
     assert (found.own_use_detail, found.unobserved_limit, found.zone) == (
@@ -264,8 +298,8 @@ def test_the_settings_in_force_at_the_months_end_are_in_the_account(store):
 def test_marks_are_left_by_another_process_without_superseding_the_one_who_writes(store, url):
     through_november(store)
     reader = open_reader(url)
-    reader.mark(NAME, "sign-off", "kim", "")
     store.close_month(NAME, "f" * 64, DECEMBER + 500)
+    reader.mark(NAME, "sign-off", "kim", "")
     store.mark(NAME, "acknowledge", "lee", "2026-113", DECEMBER + 600)
     store.mark(NAME, "acknowledge", "lee", "2026-113", DECEMBER + 600)
     assert [
@@ -275,11 +309,57 @@ def test_marks_are_left_by_another_process_without_superseding_the_one_who_write
         ("acknowledge", "lee", "2026-113"),
     ]
     row = next(one for one in reader.names() if one.name == NAME)
+    assert row.manifest_sha256 == "f" * 64
     assert (row.state, row.signed_off_by, row.acknowledged) == ("Acknowledged", "kim", "2026-113")
     assert reader.account(NAME) == account(store)
     with pytest.raises(LookupError, match="knows no month"):
         reader.mark("nobody-2026-11", "sign-off", "kim", "")
     reader.close()
+
+
+def test_a_month_is_signed_off_once_and_acknowledged_once_and_only_when_it_is_closed(store, url):
+    through_november(store)
+    reader = open_reader(url)
+    for kind in ("sign-off", "acknowledge"):
+        with pytest.raises(MarkRefused):
+            reader.mark(NAME, kind, "kim", "2026-113")
+    assert store.marks(NAME) == []
+    store.close_month(NAME, "f" * 64, DECEMBER + 500)
+    with pytest.raises(MarkRefused, match="not signed off"):
+        reader.mark(NAME, "acknowledge", "kim", "2026-113")
+    reader.mark(NAME, "sign-off", "kim", "")
+    with pytest.raises(MarkRefused, match="signed off by kim already"):
+        reader.mark(NAME, "sign-off", "lee", "")
+    store.mark(NAME, "acknowledge", "officer", "", DECEMBER + 600)  # as the object's spec says
+    with pytest.raises(MarkRefused, match="acknowledged already on its UsageReport"):
+        reader.mark(NAME, "acknowledge", "kim", "2026-113")
+    with pytest.raises(MarkRefused, match="never changes"):
+        reader.mark(NAME, "close", "kim", "")
+    store.mark(NAME, "acknowledge", "later", "", DECEMBER + 700)
+    assert [(one.kind, one.by) for one in store.marks(NAME)] == [
+        ("sign-off", "kim"),
+        ("acknowledge", "officer"),
+    ]
+    reader.close()
+
+
+def test_of_many_who_sign_off_at_once_one_does(store, url):
+    through_november(store)
+    store.close_month(NAME, "f" * 64, DECEMBER + 500)
+
+    def sign(who):
+        reader = open_reader(url)
+        try:
+            reader.mark(NAME, "sign-off", who, "")
+        except MarkRefused:
+            return ""
+        finally:
+            reader.close()
+        return who
+
+    with ThreadPoolExecutor(8) as pool:
+        signed = [who for who in pool.map(sign, "abcdefgh") if who]
+    assert [one.by for one in store.marks(NAME)] == signed and len(signed) == 1
 
 
 def test_a_reader_sees_one_moment_while_the_operator_writes(store, url):

@@ -16,7 +16,7 @@ from gpugrant.expose.report import signing
 from gpugrant.expose.report.checking import verify
 from gpugrant.expose.report.commands import report
 from gpugrant.expose.report.files import render, write_folder
-from gpugrant.expose.report.source import ReportRow
+from gpugrant.expose.report.source import MarkRefused, ReportRow, refusal
 from gpugrant.meter.month import Identity
 from gpugrant.meter.store import StoreAwayError
 from unit.report.months import KEY, OTHER_KEY, a_month
@@ -45,6 +45,8 @@ class Kept:
         return self.accounts[name]
 
     def mark(self, name, kind, by, reference):
+        if why := refusal(self.rows[name], kind):
+            raise MarkRefused(why)
         self.marks.append((name, kind, by, reference))
         if kind == "sign-off":
             self.rows[name] = replace(self.rows[name], signed_off_by=by)
@@ -75,7 +77,7 @@ def run(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_list_is_plain_columns_in_a_pipe(run):
     lines = run("list").stdout.splitlines()
     assert lines[0].split() == [
-        "NAME", "STATE", "UNTIL", "CLOSED-AT", "DUE-AT", "SIGNED-OFF-BY", "ACKNOWLEDGED", "WHY",
+        "NAME", "STATE", "UNTIL", "CLOSED-AT", "DUE-AT", "SIGNED-OFF-BY", "ACKNOWLEDGED",
     ]  # fmt: skip
     assert [line.split()[:2] for line in lines[1:]] == [[OCTOBER, "Closed"], [NOVEMBER, "Open"]]
     assert "\x1b" not in "".join(lines) and not any(line.endswith(" ") for line in lines)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpugrant.expose.report.source import MarkKind, ReportRow, Reports, refusal
+from gpugrant.expose.report.source import MarkKind, MarkRefused, ReportRow, Reports
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -73,7 +73,7 @@ def list_reports(ledger: str, output: str) -> None:
     from gpugrant.expose.report.amounts import utc_time
     from gpugrant.expose.report.printing import print_rows
 
-    columns = ("name", "state", "until", "closed_at", "due_at", "signed_off_by", "acknowledged", "why")
+    columns = ("name", "state", "until", "closed_at", "due_at", "signed_off_by", "acknowledged")
     with _opened(ledger) as reports:
         found = sorted(reports.names(), key=lambda row: row.name)
     if not found and output == "table":
@@ -84,7 +84,7 @@ def list_reports(ledger: str, output: str) -> None:
         [
             (
                 *(row.name, row.state, utc_time(row.until), utc_time(row.closed_at), utc_time(row.due_at)),
-                *(row.signed_off_by, row.acknowledged, row.why),
+                *(row.signed_off_by, row.acknowledged),
             )
             for row in found
         ],
@@ -328,9 +328,11 @@ def _mark(ledger: str, name: str, kind: MarkKind, by: str, reference: str | None
                 f"must be one line of 1 to {_LONGEST_WORDS} characters", param_hint=option
             )
     with _opened(ledger) as reports:
-        if why := refusal(_row(reports, name), kind):
-            raise click.ClickException(why)
-        reports.mark(name, kind, by, reference or "")
+        _row(reports, name)
+        try:
+            reports.mark(name, kind, by, reference or "")
+        except MarkRefused as error:
+            raise click.ClickException(str(error)) from None
 
 
 def _public_keys(files: tuple[Path, ...]) -> "list[Ed25519PublicKey]":

@@ -21,7 +21,10 @@ class ReportRow(Struct, frozen=True, kw_only=True):
     signed_off_by: str = ""
     acknowledged: str = ""  # the programme's reference
     manifest_sha256: str = ""  # of the month as it closed
-    why: str = ""  # why it does not close, or is overdue
+
+
+class MarkRefused(ValueError):
+    """A month that cannot be marked so; the words say why, and what to do."""
 
 
 class Reports(Protocol):
@@ -39,7 +42,10 @@ class Reports(Protocol):
         ...
 
     def mark(self, name: str, kind: MarkKind, by: str, reference: str) -> None:
-        """Note that somebody asks to build or close a month, signed it off or acknowledged it."""
+        """Note that somebody asks to build or close a month, signed it off or acknowledged it.
+
+        Raises MarkRefused where ``refusal`` has a reason at the moment of writing.
+        """
         ...
 
 
@@ -61,4 +67,7 @@ def refusal(row: ReportRow, kind: MarkKind) -> str:
     if not row.signed_off_by:
         how = f"`gpugrant report sign-off {row.name} --by WHO`"
         return f"{row.name} is not signed off: {how} comes before"
-    return f"{row.name} is acknowledged already, under {row.acknowledged}" if row.acknowledged else ""
+    if row.state != "Acknowledged":
+        return ""
+    how = f", under {row.acknowledged}" if row.acknowledged else " on its UsageReport, without a reference"
+    return f"{row.name} is acknowledged already{how}"
