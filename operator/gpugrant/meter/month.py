@@ -84,6 +84,13 @@ class Identity(Struct, frozen=True, order=True):
         return self.counted - self.expected
 
 
+class Shortfall(Struct, frozen=True, order=True):
+    """By how much a pool's promise of public GPUs was not met: GPUs promised and not installed x seconds."""
+
+    pool: str
+    gpu_seconds: int
+
+
 class DayDigest(Struct, frozen=True, order=True):
     """A closed day, as a scraper outside could witness it. ``revision`` counts its changes before the month closed."""
 
@@ -115,6 +122,7 @@ class MonthAccount(Struct, frozen=True):
     own_use_detail: str = "Total"
     previous_manifest: str = ""  # sha256 of the manifest of the month before; empty: the first one
     closed_at: int = 0  # 0: provisional
+    shortfall: tuple[Shortfall, ...] = ()  # of pools that had one
 
     @property
     def name(self) -> str:

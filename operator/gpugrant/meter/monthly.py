@@ -18,7 +18,7 @@ from gpugrant.meter.digests import day_digest, summed
 from gpugrant.meter.facts import Condition, Contracted, GrantTerms, Named, Placed, Seated
 from gpugrant.meter.histories import Histories
 from gpugrant.meter.incidents import incidents_of
-from gpugrant.meter.month import Correction, DayDigest, Identity, MonthAccount
+from gpugrant.meter.month import Correction, DayDigest, Identity, MonthAccount, Shortfall
 from gpugrant.meter.months import Calendars, Day, Month, day_from
 from gpugrant.meter.raw_sums import held_by_pool
 from gpugrant.meter.reading import facts_of, histories_of, read_stays
@@ -56,6 +56,7 @@ class _Sums:
         self.days: dict[str, dict[Cell, int]] = defaultdict(dict)
         self.expected: Counter[str] = Counter()
         self.held: Counter[str] = Counter()
+        self.shortfall: Counter[str] = Counter()
 
     def counted(self) -> Counter[str]:
         """Return what the cells of each pool add up to."""
@@ -145,6 +146,7 @@ def _open_account(
         days=_digests(connection, programme, provider, month.name),
         **_rules(connection, programme, month.end),
         previous_manifest=_previous(connection, programme, provider, month),
+        shortfall=_shortfall(sums, histories, programme, provider),
     )
     return account, names
 
@@ -163,6 +165,7 @@ def _read_days(connection: Connection, accounts: Accounts, programme: str, month
     for row in connection.execute(pools):
         sums.expected[row.pool] += row.expected
         sums.held[row.pool] += row.held
+        sums.shortfall[row.pool] += row.shortfall
     first = connection.execute(select(func.min(days.c.start_at)).where(mine)).scalar()
     return (1 << 60) if first is None else int(first)
 
@@ -222,6 +225,7 @@ def _build_days(
         sums.days[day.name] = dict(built.cells)
         sums.expected.update(built.expected)
         sums.held.update(built.held)
+        sums.shortfall.update(built.shortfall)
 
 
 # -- the parts of an account -----------------------------------------------------------------------------
@@ -276,6 +280,16 @@ def _identities(sums: _Sums, provider: str, held: Mapping[str, int]) -> tuple[Id
             )
         )
     )
+
+
+def _shortfall(sums: _Sums, histories: Histories, programme: str, provider: str) -> tuple[Shortfall, ...]:
+    """Return by how much promises were not met; a pool of which nothing is installed has one too."""
+    pools = {
+        pool
+        for pool, plans in histories.of(Contracted).items()
+        if any((one.programme, one.provider) == (programme, provider) for one in plans)
+    }
+    return tuple(Shortfall(pool, sums.shortfall[pool]) for pool in sorted(pools) if sums.shortfall[pool])
 
 
 def _digests(connection: Connection, programme: str, provider: str, month: str) -> tuple[DayDigest, ...]:

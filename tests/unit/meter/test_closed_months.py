@@ -20,6 +20,7 @@ from gpugrant.meter.facts import (
     Named,
     SettingsVersion,
 )
+from gpugrant.meter.month import Shortfall
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.reader import open_reader
 from gpugrant.meter.store import Store, StoreAwayError
@@ -426,6 +427,24 @@ def test_digests_and_shortfall_are_read_with_the_sums(store, url):
     again = open_store(url)
     assert again.tally.read() == reading
     again.close()
+
+
+def test_a_share_shortfall_is_in_the_account_before_and_after_closing(store):
+    plan = Contracted("nhn-b200", T, *PROVIDER, "NVIDIA-B200", (), 24)
+    absent = Contracted("nhn-h200", T, *PROVIDER, "NVIDIA-H200", (), 8)
+    other = Contracted("kakao-b200", T, "purchase-2025", "kakao", "NVIDIA-B200", (), 8)
+    store.commit([plan, absent, other, held("a", T)], T + DAY + 100)
+    settle(store)
+    assert account(store).shortfall == (
+        Shortfall("nhn-b200", 8 * (DAY + 100)),
+        Shortfall("nhn-h200", 8 * (DAY + 100)),
+    )
+    store.commit([replace(plan, since=T + 2 * DAY, promised=16)], DECEMBER + 100)
+    settle(store)
+    expected = (Shortfall("nhn-b200", 8 * 2 * DAY), Shortfall("nhn-h200", 8 * 30 * DAY))
+    assert account(store).shortfall == expected
+    store.close_month(NAME, "f" * 64, DECEMBER + 500)
+    assert account(store).shortfall == expected
 
 
 def test_a_provider_that_leaves_within_a_month_has_a_digest_of_every_day(store):

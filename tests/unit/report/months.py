@@ -8,7 +8,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from gpugrant.meter.digests import day_digest, day_digests, day_names, summed
-from gpugrant.meter.month import AwardRow, Correction, DayDigest, Identity, Incident, Line, MonthAccount
+from gpugrant.meter.month import (
+    AwardRow,
+    Correction,
+    DayDigest,
+    Identity,
+    Incident,
+    Line,
+    MonthAccount,
+    Shortfall,
+)
 from gpugrant.meter.months import Calendar
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
@@ -80,6 +89,7 @@ def a_month(
         own_use_detail=detail,
         previous_manifest=previous,
         closed_at=(at or end + 4 * 86_400) if closed else 0,
+        shortfall=(Shortfall(pool, 5400),),
     )
 
 

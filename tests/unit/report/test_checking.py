@@ -17,7 +17,7 @@ from gpugrant.expose.report import signing, tables
 from gpugrant.expose.report.amounts import hours
 from gpugrant.expose.report.checking import check_files, verify
 from gpugrant.expose.report.files import MANIFEST_INDENT, file_entry, render, total_rows, write_folder
-from gpugrant.expose.report.rows import AwardFileRow, IncidentRow, Manifest, UsageFile, UsageRow
+from gpugrant.expose.report.rows import AwardFileRow, IncidentRow, Manifest, ShortfallRow, UsageFile, UsageRow
 from gpugrant.meter.digests import day_digests
 from gpugrant.meter.month import DayDigest, Identity
 from unit.report.months import KEY, OTHER_KEY, a_month
@@ -256,6 +256,8 @@ def test_rows_must_be_sorted_and_once():
         ({"settings_sha256": "abc"}, "settings_sha256 is no sha256"),
         ({"days": ()}, "no digest of 2026-11-01"),
         ({"totals": ()}, "totals is not the same"),
+        ({"share_shortfall": ()}, "share_shortfall is not the same"),
+        ({"share_shortfall": (ShortfallRow("nhn-b200", 5400, "2.000000"),)}, "in GPU-hours and GPU-seconds"),
         ({"identities": ()}, "no identity 'seats x seconds'"),
     ],
 )

@@ -102,6 +102,7 @@ def test_show_says_what_holds(run, kept):
     assert ended.stdout.splitlines()[0] == f"{OCTOBER} · closed 2026-11-05T00:00:00+09:00"
     assert "reconciles to the second: 2 identities hold" in ended.stdout
     assert "2 lines correct earlier months" in ended.stdout
+    assert "share shortfall of nhn-b200: 5400 GPU-seconds (1.500000 GPU-hours)" in ended.stdout
     [free] = [line for line in ended.stdout.splitlines() if " free " in line]
     assert free.split() == ["Public", "NVIDIA-B200", "free", "Idle", "47615.956944", "171,417,445"]
 
@@ -120,6 +121,7 @@ def test_show_for_programs(run):
     shown = json.loads(run("show", OCTOBER, "-o", "json").stdout)
     assert (shown["report"], shown["state"]) == (OCTOBER, "Closed")
     assert sum(total["gpu_seconds"] for total in shown["totals"]) == 320 * 31 * 86_400
+    assert shown["share_shortfall"] == [{"pool": "nhn-b200", "gpu_seconds": 5400, "gpu_hours": "1.500000"}]
     rows = run("show", OCTOBER, "-o", "csv").stdout.splitlines()
     assert rows[0] == "share,gpu_type,owner,condition,gpu_hours,gpu_seconds"
     assert len(rows) == 1 + len(shown["totals"])

@@ -21,6 +21,12 @@ _IN_JSON = {
     rows.INCIDENTS_CSV: "incidents",
     rows.CORRECTIONS_CSV: "corrections",
 }
+_IN_BOTH = (
+    *HEADER_FIELDS,
+    "totals",
+    "identities",
+    "share_shortfall",
+)  # fields of usage.json and the manifest
 _Table = tuple[Any, ...]
 
 
@@ -32,7 +38,7 @@ def compare_tables(
         blamed = USAGE_JSON if USAGE_JSON in changed and name not in changed else name
         yield from _compare(name, table, getattr(usage, _IN_JSON[name]), blamed)
     blamed = USAGE_JSON if USAGE_JSON in changed else MANIFEST
-    for field in (*HEADER_FIELDS, "totals", "identities"):
+    for field in _IN_BOTH:
         if getattr(usage, field) != getattr(manifest, field):
             message = f"{field} is not the same in {MANIFEST} and {USAGE_JSON}"
             yield Problem(blamed, 0, message, FRESH_COPY)
@@ -90,7 +96,7 @@ def place_of_difference(manifest: Manifest, data: bytes, read: Mapping[str, _Tab
     """
     if len(read) < len(rows.TABLES):
         return 0, ""
-    fields = {field: getattr(manifest, field) for field in (*HEADER_FIELDS, "totals", "identities")}
+    fields = {field: getattr(manifest, field) for field in _IN_BOTH}
     listed: dict[str, Any] = {_IN_JSON[name]: table for name, table in read.items()}
     expected = UsageFile(**fields, **listed)
     written = tables.to_json(expected)

@@ -86,6 +86,13 @@ def manifest_faults(manifest: Manifest) -> Iterator[Fault]:
     if closed_at and (until != end or closed_at < end):
         yield MANIFEST, 0, "a month closes when it is over and counted to its end"
     yield from _identity_faults(manifest)
+    for short in manifest.share_shortfall:
+        if short.gpu_hours != hours(short.gpu_seconds):
+            yield (
+                MANIFEST,
+                0,
+                f"the share shortfall of pool {short.pool} is not the same in GPU-hours and GPU-seconds",
+            )
     yield from _day_list_faults(manifest, start, until)
     unobserved = sum(
         total.gpu_seconds for total in manifest.totals if total.condition == Condition.UNOBSERVED

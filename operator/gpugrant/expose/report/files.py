@@ -24,6 +24,7 @@ from gpugrant.expose.report.rows import (
     IdentityRow,
     IncidentRow,
     Manifest,
+    ShortfallRow,
     Signer,
     TotalRow,
     UsageFile,
@@ -74,6 +75,7 @@ def render(account: MonthAccount, key: Ed25519PrivateKey) -> dict[str, bytes]:
         files={name: file_entry(data, content[name]) for name, data in files.items()},
         totals=usage.totals,
         identities=usage.identities,
+        share_shortfall=usage.share_shortfall,
         days=tuple(sorted(DayRow(day.day, day.sha256, day.revision) for day in account.days)),
         signer=Signer("Ed25519", signing.fingerprint(key.public_key())),
     )
@@ -135,6 +137,11 @@ def usage_file(account: MonthAccount) -> UsageFile:
                     one.name, one.pool, one.expected, one.counted, one.difference, one.difference == 0
                 )
                 for one in account.identities
+            )
+        ),
+        share_shortfall=tuple(
+            sorted(
+                ShortfallRow(one.pool, one.gpu_seconds, hours(one.gpu_seconds)) for one in account.shortfall
             )
         ),
     )

@@ -125,6 +125,14 @@ class IdentityRow(_Row, frozen=True, order=True, forbid_unknown_fields=True):
     holds: bool
 
 
+class ShortfallRow(_Row, frozen=True, order=True, forbid_unknown_fields=True):
+    """Public GPUs of a pool that were promised and not installed, x seconds."""
+
+    pool: str
+    gpu_seconds: Count
+    gpu_hours: Decimal
+
+
 class DayRow(_Row, frozen=True, order=True, forbid_unknown_fields=True):
     """A day's digest, as meter.digests.day_digest defines it, and how often it changed before the month closed."""
 
@@ -157,6 +165,7 @@ class UsageFile(Header, frozen=True, forbid_unknown_fields=True):
     corrections: tuple[CorrectionRow, ...]
     totals: tuple[TotalRow, ...]
     identities: tuple[IdentityRow, ...]
+    share_shortfall: tuple[ShortfallRow, ...]
 
 
 class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,6 +197,7 @@ class Manifest(Header, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileEntry]
     totals: tuple[TotalRow, ...]
     identities: tuple[IdentityRow, ...]
+    share_shortfall: tuple[ShortfallRow, ...]
     days: tuple[DayRow, ...]
     signer: Signer
 

@@ -36,6 +36,11 @@ def verdicts(account: MonthAccount) -> Iterator[str]:
             f"does not hold: {unobserved} GPU-seconds ({hours(unobserved)} GPU-hours) are Unobserved; "
             f"{account.unobserved_limit} are allowed"
         )
+    for short in account.shortfall:
+        yield (
+            f"share shortfall of {short.pool}: {short.gpu_seconds} GPU-seconds ({hours(short.gpu_seconds)} GPU-hours) "
+            "of public GPUs that are promised and not installed"
+        )
     if account.corrections:
         yield f"{len(account.corrections)} lines correct earlier months"
 
