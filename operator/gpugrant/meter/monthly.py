@@ -114,8 +114,10 @@ def _open_account(
         if (found := in_force(history, month.end - 1)) is not None
     }
     sums = _Sums()
-    start = _read_days(connection, accounts, programme, month.name, sums)
-    _build_days(connection, accounts, histories, state, programme, month, sums)
+    stored = _read_days(connection, accounts, programme, month.name, sums)
+    built = _build_days(connection, accounts, histories, state, programme, month, sums)
+    # Where the zone was changed, a month begins with its first day, not when the calendar of now says.
+    start = stored if stored is not None else built if built is not None else month.start
     account = MonthAccount(
         programme=programme,
         provider=provider,
@@ -141,7 +143,7 @@ def _open_account(
         identities=_identities(
             sums,
             provider,
-            held(connection, accounts, histories, programme, min(start, month.start), until),
+            held(connection, accounts, histories, programme, start, until),
         ),
         days=_digests(connection, programme, provider, month.name),
         **_rules(connection, programme, month.end),
@@ -154,8 +156,10 @@ def _open_account(
 # -- days ------------------------------------------------------------------------------------------------
 
 
-def _read_days(connection: Connection, accounts: Accounts, programme: str, month: str, sums: _Sums) -> int:
-    """Read the stored days of a month; return where the first one starts, or a moment past everything."""
+def _read_days(
+    connection: Connection, accounts: Accounts, programme: str, month: str, sums: _Sums
+) -> int | None:
+    """Read the stored days of a month; return where the first one starts, None where there is none."""
     mine = (days.c.programme == programme) & (days.c.month == month)
     columns = (cells.c.account_id, cells.c.fabric, cells.c.condition, cells.c.reason, cells.c.gpu_seconds)
     query = select(days.c.name, *columns).join(days, days.c.id == cells.c.day_id).where(mine)
@@ -167,7 +171,7 @@ def _read_days(connection: Connection, accounts: Accounts, programme: str, month
         sums.held[row.pool] += row.held
         sums.shortfall[row.pool] += row.shortfall
     first = connection.execute(select(func.min(days.c.start_at)).where(mine)).scalar()
-    return (1 << 60) if first is None else int(first)
+    return None if first is None else int(first)
 
 
 def open_days(connection: Connection, state: State, histories: Histories, programme: str) -> Iterator[Day]:
@@ -213,11 +217,11 @@ def _build_days(
     programme: str,
     month: Month,
     sums: _Sums,
-) -> None:
-    """Add the month's days that are not stored."""
+) -> int | None:
+    """Add the month's days that are not stored; return where the first one starts, None where there is none."""
     wanted = [day for day in open_days(connection, state, histories, programme) if day.month == month.name]
     if not wanted:
-        return
+        return None
     stays = read_stays(connection, accounts, wanted[0].start, wanted[-1].end)
     facts = facts_of(histories, stays)
     for day in wanted:
@@ -226,6 +230,7 @@ def _build_days(
         sums.expected.update(built.expected)
         sums.held.update(built.held)
         sums.shortfall.update(built.shortfall)
+    return wanted[0].start
 
 
 # -- the parts of an account -----------------------------------------------------------------------------

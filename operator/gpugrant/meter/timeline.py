@@ -391,10 +391,10 @@ class _Window:
         return bool(terms) and (len(terms) > 1 or end > terms[0].end)
 
     def _account_at(self, account: Account, placed: Placed) -> Account:
-        """Return the account of a hold as of where its server is: a server may come to another pool."""
-        if account.pool == placed.pool and account.share == placed.share:
-            return account
+        """Return the account of a hold as of where its server is: server and pool may come to be another's."""
         place = _place(placed)
+        if (account.programme, account.provider, account.pool, account.gpu_type, account.share) == place:
+            return account
         moved = self._moved.get((account, place))
         if moved is None:
             programme, provider, pool, gpu_type, share = place

@@ -199,6 +199,8 @@ def _award_faults(manifest: Manifest, row: AwardFileRow) -> Iterator[str]:
         yield f"held_percent_of_granted is {row.held_percent_of_granted}; it is {exact}"
     if row.held_gpu_seconds + row.failed_gpu_seconds > row.granted_gpu_seconds:
         yield "held and failed are more than what was granted"
+    if not row.term_start and not row.term_end:
+        return  # the ledger was never told of its term
     try:
         start, end = epoch(row.term_start), epoch(row.term_end)
         written_in_zone = (local_time(start, manifest.zone), local_time(end, manifest.zone))
