@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
@@ -32,6 +33,7 @@ def reading_engine(url: str, lock_wait: float = 5.0) -> Engine:
             execution_options={"postgresql_readonly": True},
         )
     engine = create_engine(parsed)
+    event.listen(engine, "do_connect", lambda *_: _must_be_there(parsed.database))
     pragmas = (_waiting(lock_wait), "query_only=ON")
     event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, pragmas))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
@@ -43,6 +45,12 @@ def _parsed(url: str) -> URL:
     if parsed.get_backend_name() in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+psycopg")
     return parsed
+
+
+def _must_be_there(path: str | None) -> None:
+    """Keep SQLite from making a new file where there is none, such as for a mistyped path. Raises OSError."""
+    if path and path != ":memory:" and Path(path).parent.is_dir() and not Path(path).exists():
+        raise FileNotFoundError(f"there is no ledger in {path}: check --ledger")
 
 
 def _postgres(lock_wait: float) -> dict[str, Any]:

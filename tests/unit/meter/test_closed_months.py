@@ -378,6 +378,12 @@ def test_a_ledger_that_is_not_there_cannot_be_read(tmp_path):
         open_reader(f"sqlite:///{tmp_path}/no/ledger.db").names()
 
 
+def test_a_mistyped_path_is_no_new_ledger(tmp_path):
+    with pytest.raises(StoreAwayError, match="there is no ledger in"):
+        open_reader(f"sqlite:///{tmp_path}/leger.db").names()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_month_with_servers_is_reported(store):
     store.commit([], DECEMBER + 100)
     assert [(*who, one.name) for *who, one in store.reported()] == [

@@ -99,7 +99,7 @@ def list_reports(ledger: str, output: str) -> None:
 def show(ledger: str, output: str, name: str) -> None:
     """Show a month's totals, what holds and what does not.
 
-    With -o json also its identities; with -o csv the totals alone.
+    With -o json also its identities and its share shortfall; with -o csv the totals alone.
     """
     from gpugrant.expose.report.files import usage_file
     from gpugrant.expose.report.printing import print_rows, print_table, progress
@@ -141,8 +141,9 @@ def show(ledger: str, output: str, name: str) -> None:
 def get(ledger: str, name: str, folder: Path | None, signing_key: Path, create_key: bool) -> None:
     """Write a month's signed folder.
 
-    What does not pass its own check is not written; a provisional month is, with a warning. A folder of a closed
-    month is never written over; writing the same month again gives the same bytes.
+    A closed month that does not pass its own check, or is not as it was closed (such as with another key), is not
+    written; a provisional month is, with a warning. A folder of a closed month is never written over; writing the
+    same month again gives the same bytes.
     """
     from gpugrant.expose.report import signing
     from gpugrant.expose.report.handing import NotWritten, write_month
