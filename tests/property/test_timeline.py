@@ -307,15 +307,12 @@ def seats_of(facts, server, at):
                 seat.owner = account_of(placed.pool, placed.share, Owner.GRANT, min(owners)[1])
             else:
                 seat.dealt = True  # may be a shared grant's
-    whole = ""
+    whole, maintained = "", False
     if not ready:
         whole = "NotReady"
     elif value(Aspect.CORDONED, 0):
-        if window_is_open(facts.announced.get(server, ()), at):
-            for seat in seats:
-                seat.condition, seat.reason = Condition.MAINTENANCE, "Announced"
-            return seats
-        whole = "Cordoned"
+        maintained = window_is_open(facts.announced.get(server, ()), at)
+        whole = "" if maintained else "Cordoned"
     if whole:
         for seat in seats:
             seat.condition, seat.reason = Condition.FAILED, whole
@@ -341,6 +338,8 @@ def seats_of(facts, server, at):
 
     strike(missing, Condition.FAILED, "MissingSeats")
     strike(unhealthy, Condition.FAILED, "Unhealthy")
+    if maintained:  # what has failed has failed, announced or not
+        strike(len(seats), Condition.MAINTENANCE, "Announced")
     strike(min(offered, value(Aspect.DOUBTED, 0)), Condition.UNOBSERVED, "HealthUnseen")
     for stay in lost:
         left = stay.seats

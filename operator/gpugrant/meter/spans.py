@@ -59,8 +59,8 @@ class History(Struct, frozen=True):
 class Span(Struct, frozen=True):
     """[start, end) in which nothing about the server changes.
 
-    ``whole``: why all of it is failed, or ''. ``maintenance`` says that all of it is, as announced. Else
-    ``missing`` and ``unhealthy`` seats are failed, and ``doubted`` ones are not known to be well.
+    ``whole``: why all of it is failed, or ''. Else ``missing`` and ``unhealthy`` seats are failed; of the others
+    ``maintenance`` says that they are in maintenance, as announced, and ``doubted`` ones are not known to be well.
     """
 
     start: int
@@ -126,10 +126,11 @@ def _span(history: History, start: int, end: int) -> Span:
     owner = _owner(history, start)
     if not ready:
         return Span(start, end, placed, owner, whole=Cause.NOT_READY)
+    announced = False
     if _value(history, Aspect.CORDONED, start, 0):
-        if is_announced(history.announced, start):
-            return Span(start, end, placed, owner, maintenance=True)
-        return Span(start, end, placed, owner, whole=Cause.CORDONED)
+        announced = is_announced(history.announced, start)
+        if not announced:
+            return Span(start, end, placed, owner, whole=Cause.CORDONED)
     known = min(placed.seats, _value(history, Aspect.CAPACITY, start, placed.seats))
     offered = min(known, _value(history, Aspect.OFFERED, start, known))
     doubted = min(offered, _value(history, Aspect.DOUBTED, start, 0))
@@ -140,9 +141,10 @@ def _span(history: History, start: int, end: int) -> Span:
         end,
         placed,
         owner,
+        maintenance=announced,
         missing=placed.seats - known,
         unhealthy=known - offered,
-        doubted=doubted,
+        doubted=0 if announced else doubted,
     )
 
 

@@ -34,6 +34,7 @@ from gpugrant.meter.spans import Cause, History, Span, in_force, spans, terms_at
 END_UNSEEN = "EndUnseen"  # reason of Unobserved: a pod went while nobody watched
 HEALTH_UNSEEN = "HealthUnseen"  # reason of Unobserved: a server's health changed while nobody watched
 NOT_INSTALLED = "NotInstalled"  # reason of Undelivered
+ANNOUNCED = "Announced"  # reason of Maintenance
 
 FAILED, MAINTENANCE, UNOBSERVED = Condition.FAILED, Condition.MAINTENANCE, Condition.UNOBSERVED
 USED, GRACE, IDLE = Condition.USED, Condition.GRACE, Condition.IDLE
@@ -231,7 +232,7 @@ class _Window:
         held = [stay for stay in stays if start < stay.end]
         lost = [stay for stay in stays if stay.end <= start < stay.gone]
         unheld = max(0, span.seats - sum(stay.seats for stay in held))
-        whole, reason = _whole(span)
+        whole, reason = (FAILED, span.whole) if span.whole else (None, "")
         unwell = {stay.uid: 0 if whole else self._unwell(stay, start) for stay in held}
         # What is left of each held pod's seats, and of those that nobody holds, as conditions take their part.
         rest = {stay.uid: stay.seats for stay in held}
@@ -261,6 +262,8 @@ class _Window:
         known = sum(unwell.values())
         take(max(0, span.missing - max(0, known - span.unhealthy)), FAILED, Cause.MISSING)
         take(max(0, span.unhealthy - known), FAILED, Cause.UNHEALTHY)
+        if span.maintenance:
+            take(span.seats, MAINTENANCE, ANNOUNCED)
         take(span.doubted, UNOBSERVED, HEALTH_UNSEEN)
         for stay in lost:
             some = min(stay.seats, unheld)
@@ -452,7 +455,7 @@ def _whole(span: Span) -> tuple[Condition | None, str]:
     if span.whole:
         return FAILED, span.whole
     if span.maintenance:
-        return MAINTENANCE, "Announced"
+        return MAINTENANCE, ANNOUNCED
     return None, ""
 
 
