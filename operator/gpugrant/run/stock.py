@@ -6,6 +6,7 @@ changed while nobody watched is doubted for as long as that may be: such seats a
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from msgspec.structs import replace
@@ -29,10 +30,12 @@ from gpugrant.meter.facts import (
     ServerFact,
     Unwell,
 )
+from gpugrant.meter.spans import Dated
 from gpugrant.model.node import Node
 from gpugrant.model.objects import Quota
 from gpugrant.model.pod import Pod
 
+_F = TypeVar("_F", Placed, Health, Announced, Claimed, Unwell, Seated, Contracted)
 StockFact = ServerFact | PoolFact | Named
 
 
@@ -52,6 +55,9 @@ class Stock:
         self._contracted: dict[str, Contracted] = {}
         self._named: dict[str, Named] = {}
         self._of_pool: dict[str, set[str]] = {}  # servers by the pool they were told to be of
+        self._second: dict[
+            object, list[Any]
+        ] = {}  # what was told of a subject in the last second that had any
         self._since = 0  # until when it was watched before this process began
         self._looked = False
 
@@ -104,7 +110,9 @@ class Stock:
         if pod.ended:
             self._unwell.pop(pod.uid, None)
         elif pod.node and pod.unwell != (told.seats if told else 0):
-            self._unwell[pod.uid] = fact = Unwell(pod.uid, pod.node, self._now(), pod.unwell)
+            since = _after(told, self._now())
+            fact = self._unlike(("pod", pod.uid), Unwell(pod.uid, pod.node, since, pod.unwell))
+            self._unwell[pod.uid] = fact
             self._put(fact)
 
     def pod_gone(self, pod: Pod) -> None:
@@ -188,10 +196,24 @@ class Stock:
         told = self._placed.get(fact.server)
         if told is not None and _but_since(told) == _but_since(fact):
             return
-        if told is not None and fact.since <= told.since:
-            fact = replace(fact, since=told.since)
+        fact = self._unlike(fact.server, replace(fact, since=_after(told, fact.since)))
         self._note_placed(fact)
         self._put(fact)
+
+    def _unlike(self, subject: object, fact: _F) -> _F:
+        """Return a fact, a second later where it is equal to one of the same second that another one followed.
+
+        The ledger takes such a fact for that one told again.
+        """
+        told = self._second.get(subject)
+        if told is None or told[0].since != fact.since:
+            self._second[subject] = [fact]
+        elif fact in told:
+            fact = replace(fact, since=fact.since + 1)
+            self._second[subject] = [fact]
+        else:
+            told.append(fact)
+        return fact
 
     def _note_placed(self, fact: Placed) -> None:
         told = self._placed.get(fact.server)
@@ -212,7 +234,7 @@ class Stock:
             return
         resource = self._world.pools[placed.pool].resource if placed.pool in self._world.pools else ""
         now = self._now()
-        doubted = 0
+        doubted = flapped = 0
         ready = self._health.get((node.name, Aspect.READY))
         new = ready is None or ready.since < placed.since
         at = min(node.ready_since, now) if node.ready_since else now
@@ -221,9 +243,7 @@ class Stock:
         elif ready is not None and ready.value != int(node.ready):
             self._tell_aspect(node.name, Aspect.READY, max(at, ready.since), int(node.ready))
         elif seen_until is not None and node.ready and node.ready_since > seen_until:
-            self._doubt(
-                node.name, placed.seats, seen_until, at
-            )  # it was lost meanwhile, nobody knows how long
+            flapped = at  # it was lost meanwhile, nobody knows how long
         since = placed.since if new else now
         known = min(placed.seats, node.seats_installed(resource))
         offered = min(known, node.seats_allocatable(resource))
@@ -240,8 +260,10 @@ class Stock:
                 part = placed.seats if aspect is Aspect.CORDONED else abs(value - was)
                 doubted = max(doubted, part)
             self._tell_aspect(node.name, aspect, since, value)
-        if doubted and seen_until is not None and node.ready:
-            self._doubt(node.name, doubted, max(seen_until, placed.since), now)
+        if seen_until is not None and node.ready and (doubted or flapped):
+            # One doubt over all that may have been: two would end each other.
+            seats = placed.seats if flapped else doubted
+            self._doubt(node.name, seats, max(seen_until, placed.since), now if doubted else flapped)
 
     def _doubt(self, server: str, seats: int, start: int, end: int) -> None:
         """Tell that so many seats' condition over [start, end) cannot be known."""
@@ -250,7 +272,9 @@ class Stock:
             self._tell_aspect(server, Aspect.DOUBTED, end, 0)
 
     def _tell_aspect(self, server: str, aspect: Aspect, since: int, value: int) -> None:
-        self._health[server, aspect] = fact = Health(server, aspect, since, value, self._now())
+        since = _after(self._health.get((server, aspect)), since)
+        fact = self._unlike((server, aspect), Health(server, aspect, since, value, self._now()))
+        self._health[server, aspect] = fact
         self._put(fact)
 
     def _tell_window(self, node: Node, rules: Programme) -> None:
@@ -258,7 +282,9 @@ class Stock:
         told = self._announced.get(node.name)
         if (start, end) == ((told.start, told.end) if told else (0, 0)):
             return
-        fact = Announced(node.name, self._now(), start, end, rules.maintenance_notice_seconds)
+        since = _after(told, self._now())
+        fact = Announced(node.name, since, start, end, rules.maintenance_notice_seconds)
+        fact = self._unlike(("window", node.name), fact)
         self._announced[node.name] = fact
         self._put(fact)
 
@@ -273,10 +299,9 @@ class Stock:
                 continue
             state = self._world.grants.get(uid)
             since = self._dated(state.grant.created if state else 0, before is not None)
-            told[uid] = fact = Claimed(server.name, uid, since, uid in have)
+            fact = Claimed(server.name, uid, _after(before, since), uid in have)
+            told[uid] = fact = self._unlike((server.name, uid), fact)
             self._put(fact)
-            if uid not in have:
-                told.pop(uid)
 
     def _take_shared_grants(self) -> None:
         world = self._world
@@ -284,27 +309,34 @@ class Stock:
             if state.shared or uid in self._seated:
                 self._tell_seats(uid, state)
         for uid in [uid for uid in self._seated if uid not in world.grants and self._seated[uid].seats]:
-            self._seated[uid] = fact = Seated(uid, self._now())
+            fact = Seated(uid, _after(self._seated[uid], self._now()))
+            self._seated[uid] = fact = self._unlike(("seats", uid), fact)
             self._put(fact)
 
     def _tell_seats(self, uid: str, state: GrantState) -> None:
         pool = self._world.pools.get(state.pool) if state.shared else None
         spec = pool.pool.spec if pool else None
         told = self._seated.get(uid)
-        since = self._dated(state.grant.created, told is not None)
+        since = _after(told, self._dated(state.grant.created, told is not None))
         fact = Seated(uid, since)
         if pool is not None and spec is not None and state.seats:
             place = (spec.programme, spec.provider, pool.pool.name, spec.gpu_type, state.line[2])
             fact = Seated(uid, since, *place, state.seats)
         if _but_since(fact) != _but_since(told or Seated(uid, 0)):
-            self._seated[uid] = fact
+            self._seated[uid] = fact = self._unlike(("seats", uid), fact)
             self._put(fact)
 
     def _tell_contract(self, fact: Contracted) -> None:
         told = self._contracted.get(fact.pool)
         if told is None or _but_since(told) != _but_since(fact):
+            fact = self._unlike(("contract", fact.pool), replace(fact, since=_after(told, fact.since)))
             self._contracted[fact.pool] = fact
             self._put(fact)
+
+
+def _after(told: Dated | None, since: int) -> int:
+    """Return since when the next fact of a subject holds: facts of one subject are told in order."""
+    return since if told is None else max(since, told.since)
 
 
 def _contract(state: PoolState, since: int, rules: Programme) -> Contracted:

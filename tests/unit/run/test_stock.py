@@ -323,6 +323,27 @@ def test_unhealthy_devices_of_a_pod_are_told_until_they_heal(cluster: Metered) -
     ]
 
 
+def test_three_changes_within_a_second_are_three_facts(cluster: Metered) -> None:
+    cluster.news()
+    for cordoned in (True, False, True):
+        cluster.change_node("n0", unschedulable=cordoned)
+    told = of(Health, cluster.news())
+    assert [one.value for one in told] == [1, 0, 1]
+    # The third is not the first told again.
+    assert [one.since - START for one in told] == [0, 0, 1]
+
+
+def test_a_server_that_flapped_and_lost_a_device_unwatched_is_doubted_as_a_whole(cluster: Metered) -> None:
+    cluster.kept = cluster.news()
+    left = cluster.now
+    cluster.restart()
+    cluster.now += 600
+    cluster.world.put_node(replace(cluster.nodes["n0"], ready_since=left + 300, allocatable=((GPU, 7),)))
+    cluster.plan()
+    doubts = [(one.since, one.value) for one in of(Health, cluster.news()) if one.aspect is Aspect.DOUBTED]
+    assert doubts == [(left, 8), (left + 600, 0)]
+
+
 # -- the facts are the truth -------------------------------------------------------------------------------
 
 
