@@ -188,6 +188,7 @@ async def test_a_kind_that_is_installed_anew_has_its_closed_months_again(months:
     await admin.delete(path)
     await admin.wait_gone(path)
     await admin.apply(definition)
+    await _is_served(admin)
     for one in before:
         again = await admin.wait_for(
             f"{PATH}/{one['metadata']['name']}", lambda seen: reason(seen, "Closed") == "Closed"
@@ -195,6 +196,19 @@ async def test_a_kind_that_is_installed_anew_has_its_closed_months_again(months:
         assert again["metadata"]["uid"] != one["metadata"]["uid"]
         for field in ("totals", "digests", "closedAt", "dueAt", "reconciliation"):
             assert again["status"][field] == one["status"][field]
+
+
+async def _is_served(admin: KubeClient) -> None:
+    """Wait until a kind installed anew is served: until then it is not found, or its storage is not ready."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await admin.list(PATH)
+                return
+            except Refused as refused:
+                if refused.status not in (404, 429):
+                    raise
+            await asyncio.sleep(0.2)  # nothing tells when the storage is ready
 
 
 async def test_a_month_that_nobody_acknowledges_is_overdue_and_an_event_says_so_once(months: Months) -> None:

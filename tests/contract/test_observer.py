@@ -10,7 +10,8 @@ from contract.fake_api import FakeApi
 from gpugrant import names
 from gpugrant.config import Settings
 from gpugrant.decide.world import World
-from gpugrant.model.objects import Grant
+from gpugrant.model.node import Node
+from gpugrant.model.objects import Grant, Quota
 from gpugrant.model.pod import Pod
 from gpugrant.observe import adopt, cache, health, observer
 from gpugrant.observe.client import Client
@@ -43,6 +44,15 @@ class Notes:
         self.gone[pod.name] = (at - START, None if seen is None else seen - START)
 
     def observe_grant(self, grant: Grant) -> None:
+        """Let it pass."""
+
+    def observe_quota(self, quota: Quota) -> None:
+        """Let it pass."""
+
+    def observe_node(self, node: Node, seen_until: int | None = None) -> None:
+        """Let it pass."""
+
+    def node_gone(self, name: str, at: int, seen_until: int | None = None) -> None:
         """Let it pass."""
 
     def observe_settings(self, digest: str, text: str, settings: Settings) -> None:

@@ -14,7 +14,12 @@ from cluster_kit.operator import OperatorProcess
 from cluster_kit.site import Site
 from devcluster.client import KubeClient
 from devcluster.controlplane import ControlPlane
+from gpugrant import names
 from prometheus.server import Prometheus
+
+LEASE = (
+    f"/apis/coordination.k8s.io/v1/namespaces/{names.SYSTEM_NAMESPACE}/leases/{names.LEASE}"
+)
 
 
 @pytest.fixture
@@ -34,6 +39,8 @@ async def operator(
 ) -> AsyncIterator[OperatorProcess]:
     """Run the operator on a ledger of the test's own."""
     process = OperatorProcess(installed, tmp_path)
+    # Tests of the lease leave one behind; a standby would be scraped, and do nothing.
+    await admin.delete(LEASE, missing_ok=True)
     try:
         await process.start(admin)
         yield process
