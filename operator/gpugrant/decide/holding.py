@@ -32,6 +32,7 @@ class Holding(Waiting):
         key = self.gang_of_ended.pop(uid, None)
         if key and key in self.gangs:
             self.gangs[key].bound_once.pop(uid, None)
+            self.gangs[key].succeeded.pop(uid, None)
             self._tidy_gang(key)
         self._forget_memory(uid)
 
@@ -67,7 +68,10 @@ class Holding(Waiting):
             if gang_key and pod.scheduled_at:
                 self.gang_of_ended[pod.uid] = gang_key
                 ended_at = pod.finished_at or pod.disrupted_at or pod.terminal_at or 1
-                self._gang(gang_key, pod).bound_once[pod.uid] = ended_at
+                gang = self._gang(gang_key, pod)
+                gang.bound_once[pod.uid] = ended_at
+                if pod.phase == "Succeeded" and pod.released_at:
+                    gang.succeeded[pod.uid] = pod.released_at
             return
         self.pods[pod.uid] = pod
         self.told.pop(pod.uid, None) if pod.waiting else None
@@ -107,7 +111,20 @@ class Holding(Waiting):
         first = min(
             self.assumed[uid].at if uid in self.assumed else self.pods[uid].released_at for uid in gang.living
         )
-        return sum(not ended or ended > first for ended in gang.bound_once.values()) >= gang.size
+        early = self.ran_ahead(gang)
+        return sum(not at or at > first or uid in early for uid, at in gang.bound_once.items()) >= gang.size
+
+    def ran_ahead(self, gang: Gang) -> set[str]:
+        """Return the members of this try that succeeded before the others were released.
+
+        An operator that is killed amid a release leaves a gang in parts, and a short member may be done when the next
+        one comes. It had waited with those that still do: they were all there when it was released, as the members of
+        a later try never are. Nobody makes it anew, so that the others would wait for it for ever.
+        """
+        if not gang.succeeded:
+            return set()
+        newest = max((self.pods[uid].created for uid in gang.living | gang.waiting), default=0)
+        return {uid for uid, released in gang.succeeded.items() if released >= newest > 0}
 
     def _count_released(self, pod: Pod, entry: Entry) -> None:
         self.assumed.pop(pod.uid, None)

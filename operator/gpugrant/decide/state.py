@@ -144,6 +144,7 @@ class Gang:
     waiting: set[str] = field(default_factory=set)
     living: set[str] = field(default_factory=set)  # released, held
     bound_once: dict[str, int] = field(default_factory=dict)  # uid -> when it ended, 0 while it lives
+    succeeded: dict[str, int] = field(default_factory=dict)  # of these: uid -> when it was released
     whole: bool = False
     released_here: bool = False  # by this process, which saw whether it became whole
 

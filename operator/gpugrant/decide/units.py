@@ -42,12 +42,13 @@ def next_unit(world: World, head: Pod, now: int) -> Unit | Verdict:
         (world.pods[u] for u in gang.waiting if len(world.pods[u].gates) == 1),
         key=lambda p: (-p.priority, p.created, p.name),
     )
-    missing = gang.size - len(gang.living)
+    started = len(gang.living) + len(world.ran_ahead(gang))
+    missing = gang.size - started
     if len(ready) < missing:
         return Verdict(
             False,
             reasons.GANG_INCOMPLETE,
-            f"gang of {gang.size} pods has {len(ready) + len(gang.living)} so far",
+            f"gang of {gang.size} pods has {len(ready) + started} so far",
         )
     asked = {str(asked_resource(world, p)) for p in ready}
     if len(asked) > 1:

@@ -41,3 +41,54 @@ def test_a_gang_that_failed_and_comes_again_is_taken_back_whole() -> None:
     cluster.now += 61
     cluster.settle()
     assert cluster.pods[second[0]].ended, "its other half was never bound"
+
+
+def half_released(kind: str) -> tuple[Cluster, list[str]]:
+    """A gang of three whose first member was released by an operator that was killed then, ran, and ended."""
+    cluster = two_servers(bindTimeoutSeconds=60)
+    gang = [cluster.add_pod("lab", 4, controller="job", gang_size="3") for _ in range(3)]
+    cluster.settle()
+    cluster.bind_all()
+    released = cluster.pods[gang[0]]
+    again = two_servers(bindTimeoutSeconds=60)
+    again.now = cluster.now
+    later = [again.add_pod("lab", 4, controller="job", gang_size="3") for _ in range(3)]
+    first = again.pods[later[0]]
+    again.put_pod(replace(
+        released, uid=first.uid, name=first.name, grant_uid=first.grant_uid, created=first.created, phase=kind,
+        released_at=again.now, scheduled_at=again.now, finished_at=again.now + 1))
+    again.now += 2
+    return again, later
+
+
+def test_a_member_that_was_released_ahead_and_succeeded_does_not_keep_the_others_waiting() -> None:
+    cluster, gang = half_released("Succeeded")
+    cluster.settle()
+    assert [bool(cluster.pods[each].gates) for each in gang[1:]] == [False, False]
+    cluster.bind_all()
+    cluster.now += 61
+    cluster.settle()
+    assert [cluster.pods[each].ended for each in gang[1:]] == [False, False], "all of the gang was bound once"
+
+
+def test_a_member_that_was_released_ahead_and_failed_is_waited_for() -> None:
+    cluster, gang = half_released("Failed")
+    cluster.settle()
+    assert [bool(cluster.pods[each].gates) for each in gang[1:]] == [True, True]
+    late = cluster.add_pod("lab", 4, controller="job", gang_size="3")
+    cluster.settle()
+    assert [bool(cluster.pods[each].gates) for each in (*gang[1:], late)] == [False, False, False]
+
+
+def test_what_succeeded_in_an_earlier_try_is_no_member_of_the_next() -> None:
+    """A Job with more completions than pods at once: its next pods are a gang of their own."""
+    cluster = two_servers(bindTimeoutSeconds=60)
+    first = [cluster.add_pod("lab", 8, controller="job", gang_size="2") for _ in range(2)]
+    cluster.settle()
+    cluster.bind_all()
+    cluster.now += 5
+    for uid in first:
+        cluster.put_pod(replace(cluster.pods[uid], phase="Succeeded", finished_at=cluster.now))
+    second = cluster.add_pod("lab", 8, controller="job", gang_size="2")
+    cluster.settle()
+    assert cluster.pods[second].gates, "it waits for its other half"
