@@ -83,6 +83,7 @@ def facts_of_a_window(draw):
     health = {}
     for server in servers:
         for aspect, values in (
+            (Aspect.PRESENT, st.integers(0, 1)),
             (Aspect.READY, st.integers(0, 1)),
             (Aspect.CORDONED, st.integers(0, 1)),
             (Aspect.CAPACITY, st.integers(0, 5)),
@@ -278,9 +279,25 @@ def seats_of(facts, server, at):
             for _ in range(stay.seats):
                 seat = Seat((a.programme, a.provider, a.pool, a.gpu_type, a.share), stay.fabric)
                 seat.stay, seat.owner = stay, a
-                if not ready:
-                    seat.condition, seat.reason = Condition.FAILED, "NodeGone"
                 seats.append(seat)
+        cordoned, doubted = value(Aspect.CORDONED, 0), value(Aspect.DOUBTED, 0)
+        maintained = cordoned and window_is_open(facts.announced.get(server, ()), at)
+        for stay in held:
+            told = now(facts.unwell.get(stay.uid, ()), at)
+            bad = told.seats if told else 0
+            for number, seat in enumerate(s for s in seats if s.stay is stay):
+                if not value(Aspect.PRESENT, 1):
+                    seat.condition, seat.reason = Condition.FAILED, "NodeGone"
+                elif not ready:
+                    seat.condition, seat.reason = Condition.FAILED, "NotReady"
+                elif cordoned and not maintained:
+                    seat.condition, seat.reason = Condition.FAILED, "Cordoned"
+                elif number < bad:
+                    seat.condition, seat.reason = Condition.FAILED, "Unhealthy"
+                elif maintained:
+                    seat.condition, seat.reason = Condition.MAINTENANCE, "Announced"
+                elif doubted:
+                    seat.condition, seat.reason = Condition.UNOBSERVED, "HealthUnseen"
         return seats
     place = (placed.programme, placed.provider, placed.pool, placed.gpu_type, placed.share)
     seats = [Seat(place, placed.fabric) for _ in range(placed.seats)]

@@ -162,6 +162,7 @@ class Placed(Struct, frozen=True):
 class Aspect(StrEnum):
     """One side of a server's health. Each has a history of its own."""
 
+    PRESENT = "Present"  # 1, 0: there is a Node object
     READY = "Ready"  # 1, 0: the Ready condition, since its transition
     CORDONED = "Cordoned"  # 1, 0: spec.unschedulable
     CAPACITY = "Capacity"  # seats of the pool's resource that the device plugin knows

@@ -60,7 +60,8 @@ class Span(Struct, frozen=True):
     """[start, end) in which nothing about the server changes.
 
     ``whole``: why all of it is failed, or ''. Else ``missing`` and ``unhealthy`` seats are failed; of the others
-    ``maintenance`` says that they are in maintenance, as announced, and ``doubted`` ones are not known to be well.
+    ``maintenance`` says that they are in maintenance, as announced, and ``doubted`` ones are not known to be well:
+    of a server of no pool, if any then all.
     """
 
     start: int
@@ -120,17 +121,17 @@ def _span(history: History, start: int, end: int) -> Span:
     placed = in_force(history.placed, start)
     if placed is not None and not placed.seats:
         placed = None
-    ready = _value(history, Aspect.READY, start, 1)
-    if placed is None:
-        return Span(start, end, None, whole="" if ready else Cause.NODE_GONE)
-    owner = _owner(history, start)
-    if not ready:
+    owner = _owner(history, start) if placed else ""
+    announced = bool(_value(history, Aspect.CORDONED, start, 0)) and is_announced(history.announced, start)
+    if not placed and not _value(history, Aspect.PRESENT, start, 1):
+        return Span(start, end, None, whole=Cause.NODE_GONE)
+    if not _value(history, Aspect.READY, start, 1):
         return Span(start, end, placed, owner, whole=Cause.NOT_READY)
-    announced = False
-    if _value(history, Aspect.CORDONED, start, 0):
-        announced = is_announced(history.announced, start)
-        if not announced:
-            return Span(start, end, placed, owner, whole=Cause.CORDONED)
+    if _value(history, Aspect.CORDONED, start, 0) and not announced:
+        return Span(start, end, placed, owner, whole=Cause.CORDONED)
+    if placed is None:  # how many seats it has to have nobody says
+        doubted = 0 if announced else _value(history, Aspect.DOUBTED, start, 0)
+        return Span(start, end, None, maintenance=announced, doubted=doubted)
     known = min(placed.seats, _value(history, Aspect.CAPACITY, start, placed.seats))
     offered = min(known, _value(history, Aspect.OFFERED, start, known))
     doubted = min(offered, _value(history, Aspect.DOUBTED, start, 0))

@@ -167,10 +167,18 @@ class _Window:
                 continue
             self._install(account.pool, account.share, start, end, stay.seats)
             self._held[account.pool] += stay.seats * (end - start)
-            if span.whole:
-                self._add(account, stay.fabric, FAILED, span.whole, stay.seats * (end - start))
-            else:
-                self._add_used(account, stay.fabric, stay.seats, start, end)
+            condition, reason = _whole(span)
+            if condition is None and span.doubted:
+                condition, reason = UNOBSERVED, HEALTH_UNSEEN
+            told = (one.since for one in self._facts.unwell.get(stay.uid, ()))
+            for left, right in pairwise(sorted({start, end, *(at for at in told if start < at < end)})):
+                unwell = 0 if span.whole else self._unwell(stay, left)
+                self._add(account, stay.fabric, FAILED, Cause.UNHEALTHY, unwell * (right - left))
+                rest = stay.seats - unwell
+                if condition is None:
+                    self._add_used(account, stay.fabric, rest, left, right)
+                else:
+                    self._add(account, stay.fabric, condition, reason, rest * (right - left))
 
     def _add_span(self, span: Span, placed: Placed, stays: list[Stay], is_plain: bool) -> None:
         """Add a span; ``is_plain`` says that all seats of each stay are in one condition as far as the stay goes."""
