@@ -97,12 +97,17 @@ class Stock:
 
     def _tell_gone(self, name: str, at: int, seen_until: int | None) -> None:
         placed = self._placed.get(name)
-        if placed is None or not placed.seats:
+        if placed is None or not self._is_present(name):
             return
         if seen_until is not None and seen_until < at:
-            self._doubt(name, placed.seats, seen_until, at)
-        self._tell_aspect(name, Aspect.READY, at, 0)
-        self._place(Placed(name, at))
+            self._doubt(name, placed.seats or 1, seen_until, at)
+        self._tell_aspect(name, Aspect.PRESENT, at, 0)
+        if placed.seats:
+            self._place(Placed(name, at))
+
+    def _is_present(self, name: str) -> bool:
+        told = self._health.get((name, Aspect.PRESENT))
+        return told is None or bool(told.value)
 
     def observe_pod(self, pod: Pod) -> None:
         """Tell how many of a pod's seats are called unhealthy."""
@@ -135,6 +140,8 @@ class Stock:
             stirred |= self._of_pool.keys() | world.pools.keys()
         for name in sorted(stirred):
             self._take_pool(name, world.pools.get(name))
+        if not self._looked:
+            self._take_unplaced()
         if stirred:
             self._take_shared_grants()
         self._looked = True
@@ -158,6 +165,17 @@ class Stock:
         self._tell_contract(
             _contract(state, self._dated(state.pool.created, name in self._contracted), rules)
         )
+
+    def _take_unplaced(self) -> None:
+        """At the first look: tell how the servers are that were of a pool once. Pods may hold on there."""
+        for name, placed in self._placed.items():
+            if placed.seats:
+                continue
+            server = self._world.servers.get(name)
+            if server is not None and server.node is not None:
+                self._tell_health(server.node, placed, self._since)
+            else:
+                self._tell_gone(name, self._now(), self._since)
 
     def _leave(self, name: str, pool: str) -> None:
         """Tell that a server is of this pool no more, unless it came to another one."""
@@ -230,23 +248,17 @@ class Stock:
     # -- health --------------------------------------------------------------------------------------
 
     def _tell_health(self, node: Node, placed: Placed, seen_until: int | None) -> None:
-        if not placed.seats:
-            return
-        resource = self._world.pools[placed.pool].resource if placed.pool in self._world.pools else ""
+        """Tell what is otherwise about a server; of one of no pool (any more) only what needs no number of seats."""
         now = self._now()
-        doubted = flapped = 0
         ready = self._health.get((node.name, Aspect.READY))
-        new = ready is None or ready.since < placed.since
-        at = min(node.ready_since, now) if node.ready_since else now
-        if new:
-            self._tell_aspect(node.name, Aspect.READY, max(at, placed.since), int(node.ready))
-        elif ready is not None and ready.value != int(node.ready):
-            self._tell_aspect(node.name, Aspect.READY, max(at, ready.since), int(node.ready))
-        elif seen_until is not None and node.ready and node.ready_since > seen_until:
-            flapped = at  # it was lost meanwhile, nobody knows how long
-        since = placed.since if new else now
+        new = bool(placed.seats) and (ready is None or ready.since < placed.since)
+        if not self._is_present(node.name):
+            self._tell_aspect(node.name, Aspect.PRESENT, placed.since if new else now, 1)
+        unsure_until = self._tell_ready(node, placed, None if new else seen_until)
+        resource = self._world.pools[placed.pool].resource if placed.pool in self._world.pools else ""
         known = min(placed.seats, node.seats_installed(resource))
         offered = min(known, node.seats_allocatable(resource))
+        doubted = 0
         for aspect, value, otherwise in (
             (Aspect.CORDONED, int(node.unschedulable), 0),
             (Aspect.CAPACITY, known, placed.seats),
@@ -256,14 +268,35 @@ class Stock:
             was = told.value if told else otherwise
             if value == was and (told is not None or value == otherwise):
                 continue
+            if not placed.seats and aspect is not Aspect.CORDONED:
+                continue
             if seen_until is not None and not new:
-                part = placed.seats if aspect is Aspect.CORDONED else abs(value - was)
+                part = (placed.seats or 1) if aspect is Aspect.CORDONED else abs(value - was)
                 doubted = max(doubted, part)
-            self._tell_aspect(node.name, aspect, since, value)
-        if seen_until is not None and node.ready and (doubted or flapped):
+            self._tell_aspect(node.name, aspect, placed.since if new else now, value)
+        if seen_until is not None and (doubted or unsure_until):
             # One doubt over all that may have been: two would end each other.
-            seats = placed.seats if flapped else doubted
-            self._doubt(node.name, seats, max(seen_until, placed.since), now if doubted else flapped)
+            seats = (placed.seats or 1) if unsure_until else doubted
+            self._doubt(node.name, seats, max(seen_until, placed.since), now if doubted else unsure_until)
+
+    def _tell_ready(self, node: Node, placed: Placed, seen_until: int | None) -> int:
+        """Tell of the Ready condition; return until when it cannot be known what it was, 0 for never.
+
+        The condition says when it changed last. A change that nobody watched may not have been the only one.
+        """
+        now, told = self._now(), self._health.get((node.name, Aspect.READY))
+        at = min(node.ready_since, now) if node.ready_since else now
+        if told is None or (placed.seats and told.since < placed.since):
+            self._tell_aspect(node.name, Aspect.READY, max(at, placed.since), int(node.ready))
+            return 0
+        unsure = seen_until is not None and node.ready_since > max(seen_until, told.since)
+        if unsure and seen_until is not None and not told.value:
+            # That it stayed lost is not known either.
+            self._tell_aspect(node.name, Aspect.READY, max(seen_until, placed.since), 1)
+        told = self._health[node.name, Aspect.READY]
+        if told.value != int(node.ready):
+            self._tell_aspect(node.name, Aspect.READY, max(at, told.since), int(node.ready))
+        return at if unsure else 0
 
     def _doubt(self, server: str, seats: int, start: int, end: int) -> None:
         """Tell that so many seats' condition over [start, end) cannot be known."""

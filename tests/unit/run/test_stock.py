@@ -196,20 +196,20 @@ def test_a_maintenance_window_is_told_with_the_programmes_notice(cluster: Metere
     assert [(one.start, one.end) for one in of(Announced, cluster.news())] == [(0, 0)]
 
 
-def test_a_node_that_goes_is_of_no_pool_any_more_and_not_ready(cluster: Metered) -> None:
+def test_a_node_that_goes_is_of_no_pool_any_more_and_not_present(cluster: Metered) -> None:
     cluster.news()
     cluster.now += 7
     cluster.drop_node("n0")
     cluster.settle()
     facts = cluster.news()
     assert [(one.server, one.seats, one.since) for one in of(Placed, facts)] == [("n0", 0, cluster.now)]
-    assert [(one.aspect, one.value) for one in of(Health, facts)] == [(Aspect.READY, 0)]
+    assert [(one.aspect, one.value) for one in of(Health, facts)] == [(Aspect.PRESENT, 0)]
     cluster.now += 60
     cluster.add_node("n0")
     cluster.settle()
     facts = cluster.news()
     assert [(one.server, one.seats, one.since) for one in of(Placed, facts)] == [("n0", 8, cluster.now)]
-    assert [(one.aspect, one.value) for one in of(Health, facts)] == [(Aspect.READY, 1)]
+    assert [(one.aspect, one.value) for one in of(Health, facts)] == [(Aspect.PRESENT, 1), (Aspect.READY, 1)]
 
 
 def test_a_contract_is_told_as_instants_in_the_programmes_zone(cluster: Metered) -> None:
@@ -249,7 +249,82 @@ def test_what_changed_while_nobody_watched_is_doubted_so_long(cluster: Metered) 
         ("n1", Aspect.OFFERED, cluster.now, 5),
         ("n1", Aspect.DOUBTED, left, 3),
         ("n1", Aspect.DOUBTED, cluster.now, 0),
+        ("n2", Aspect.DOUBTED, left, 8),
+        ("n2", Aspect.DOUBTED, left + 100, 0),
         ("n2", Aspect.READY, left + 100, 0),
+    }
+
+
+def test_a_server_that_was_lost_may_have_been_back_while_nobody_watched(cluster: Metered) -> None:
+    for name in ("n0", "n1", "n2"):
+        cluster.change_node(name, ready=False, ready_since=cluster.now)
+    cluster.kept = cluster.news()
+    cluster.now += 10
+    left = cluster.now
+    cluster.restart()
+    cluster.now += 300
+    cluster.world.put_node(replace(cluster.nodes["n0"], ready=True, ready_since=left + 200))
+    cluster.world.put_node(replace(cluster.nodes["n1"], ready_since=left + 100))  # it was back in between
+    cluster.plan()
+    facts = {(one.server, one.aspect, one.since, one.value) for one in of(Health, cluster.news())}
+    assert facts == {
+        ("n0", Aspect.READY, left, 1),
+        ("n0", Aspect.DOUBTED, left, 8),
+        ("n0", Aspect.DOUBTED, left + 200, 0),
+        ("n1", Aspect.READY, left, 1),
+        ("n1", Aspect.READY, left + 100, 0),
+        ("n1", Aspect.DOUBTED, left, 8),
+        ("n1", Aspect.DOUBTED, left + 100, 0),
+    }
+
+
+def left_its_pool(cluster: Metered) -> str:
+    """Return the pod that runs on n0, which somebody relabelled out of every pool."""
+    cluster.add_grant("acme", "train", gpus=16, programme="purchase")
+    pod = cluster.add_pod("acme", gpus=8)
+    cluster.settle()
+    cluster.bind_all()
+    cluster.settle()
+    server = cluster.pods[pod].node
+    cluster.now += 10
+    labels = {key: value for key, value in cluster.nodes[server].labels.items() if key != "gpugrant.io/provider"}
+    cluster.change_node(server, labels=labels)
+    cluster.settle()
+    assert not cluster.world.servers[server].pool
+    cluster.kept += cluster.news()
+    return server
+
+
+def test_a_server_that_left_its_pool_is_watched_on_for_what_it_holds(cluster: Metered) -> None:
+    server = left_its_pool(cluster)
+    cluster.now += 10
+    cluster.change_node(server, ready=False, ready_since=cluster.now - 3)
+    cluster.now += 10
+    cluster.change_node(server, ready=True, ready_since=cluster.now - 1)
+    cluster.change_node(server, unschedulable=True)
+    cluster.now += 10
+    cluster.drop_node(server)
+    told = [(one.aspect, one.since - cluster.now, one.value) for one in of(Health, cluster.news())]
+    assert told == [
+        (Aspect.READY, -23, 0),
+        (Aspect.READY, -11, 1),
+        (Aspect.CORDONED, -10, 1),
+        (Aspect.PRESENT, 0, 0),
+    ]
+
+
+def test_what_happened_unwatched_to_a_server_of_no_pool_is_told_at_the_next_look(cluster: Metered) -> None:
+    server = left_its_pool(cluster)
+    cluster.now += 10
+    left = cluster.now
+    cluster.restart()
+    cluster.now += 300
+    cluster.world.put_node(replace(cluster.nodes[server], ready=False, ready_since=left + 50))
+    cluster.plan()
+    assert {(one.aspect, one.since, one.value) for one in of(Health, cluster.news())} == {
+        (Aspect.READY, left + 50, 0),
+        (Aspect.DOUBTED, left, 1),
+        (Aspect.DOUBTED, left + 50, 0),
     }
 
 
@@ -280,7 +355,7 @@ def test_a_server_that_went_while_nobody_watched_is_doubted_until_it_was_missed(
     assert {(one.aspect, one.since, one.value) for one in of(Health, facts)} == {
         (Aspect.DOUBTED, left, 8),
         (Aspect.DOUBTED, cluster.now, 0),
-        (Aspect.READY, cluster.now, 0),
+        (Aspect.PRESENT, cluster.now, 0),
     }
 
 
