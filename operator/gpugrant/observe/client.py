@@ -6,6 +6,7 @@ Why not the official client: its models cost some 1 ms an object, which is the w
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,7 @@ import msgspec
 from yarl import URL
 
 from gpugrant.observe.credentials import Credentials
+from gpugrant.observe.server_clock import ServerClock
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
@@ -99,10 +101,13 @@ def parse_status(body: bytes, status: int = 0) -> ApiError:
 
 
 class Client:
-    """One session with one API server."""
+    """One session with one API server; ``clock`` goes by its answers."""
 
-    def __init__(self, credentials: Credentials, user_agent: str = "gpugrant") -> None:
+    def __init__(
+        self, credentials: Credentials, user_agent: str = "gpugrant", clock: ServerClock | None = None
+    ) -> None:
         self.credentials = credentials
+        self.clock = clock or ServerClock()
         self._agent = user_agent
         self._session: aiohttp.ClientSession | None = None
         self._paused_until = 0.0
@@ -207,6 +212,7 @@ class Client:
         headers = self._headers()
         if body:
             headers["Content-Type"] = content_type
+        sent_at = time.monotonic()
         try:
             async with self._open().request(
                 method,
@@ -215,6 +221,7 @@ class Client:
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=seconds),
             ) as response:
+                self.clock.heard(response.headers.get("Date"), sent_at, time.monotonic())
                 return response.status, _seconds(response.headers.get("Retry-After")), await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UnreachableError(f"{method} {path}: {type(error).__name__} {error}") from None

@@ -1,6 +1,5 @@
 """The meter, wired to the world: what the observer tells it and what it asks for."""
 
-import time
 from collections.abc import Callable
 
 from gpugrant.config import Settings
@@ -31,7 +30,7 @@ class Metering:
         url: str,
         world: World,
         on_admitted: Callable[[Account, int], None],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
         self.strip: Callable[[Pod], None] = lambda _: None
         self.gone: dict[str, int] = {}

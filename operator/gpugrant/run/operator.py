@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from gpugrant import names
 from gpugrant.act.events import About
@@ -46,11 +46,6 @@ class Options(msgspec.Struct, frozen=True):
     signing_key: str = ""
 
 
-def clock() -> int:
-    """Return the time in epoch seconds."""
-    return int(time.time())
-
-
 class Operator:
     """One process's life."""
 
@@ -61,6 +56,11 @@ class Operator:
         self._registry = CollectorRegistry()
         self._probes = Probes(self._registry)
         self._client = Client(credentials)
+        Gauge(
+            "gpugrant_host_clock_offset_seconds",
+            "By how much at least the host's clock is ahead of the API server's, whose time is used.",
+            registry=self._registry,
+        ).set_function(self._client.clock.offset)
         self._lease = Lease(self._client, identity(credentials.server, options.ledger))
         self._over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
@@ -97,6 +97,10 @@ class Operator:
             await server.cleanup()
             await self._client.close()
 
+    def _clock(self) -> int:
+        """Return the time in epoch seconds, by the API server's clock."""
+        return int(self._client.clock.now())
+
     def _end(self, status: int) -> None:
         if not self._over.done():
             self._over.set_result(status)
@@ -128,9 +132,11 @@ class Operator:
         self._leading = True
         log.info("leading as %s", self._lease.identity)
         world = self._parts.make_world(Settings())
-        metering = self._parts.make_metering(self._options.ledger, world, self._registry)
-        observer = Observer(self._client, world, self._registry, clock, metering, self._settings_told)
-        writer = self._writer = Writer(self._client, observer, world, self._registry, clock)
+        metering = self._parts.make_metering(
+            self._options.ledger, world, self._registry, self._client.clock.now
+        )
+        observer = Observer(self._client, world, self._registry, self._clock, metering, self._settings_told)
+        writer = self._writer = Writer(self._client, observer, world, self._registry, self._clock)
         if metering is not None:
             remembered = await asyncio.to_thread(metering.store.newest_settings)
             if remembered:
@@ -155,7 +161,7 @@ class Operator:
             len(observer.own.of("GpuGrant")),
         )
         planner = Planner(
-            world, self._parts.make_plan, writer.submit, observer.changed, clock, self._registry
+            world, self._parts.make_plan, writer.submit, observer.changed, self._clock, self._registry
         )
         self._planner = planner
         self._check(observer, planner)
@@ -177,14 +183,14 @@ class Operator:
         metering.gone = observer.nodes_gone
         # A second less: what the API server says now may still be on its way to us.
         metering.fresh = lambda: (
-            time.time() - (time.monotonic() - pods.fresh_at(self._lease.renewed_at)) - _ON_ITS_WAY
+            self._client.clock.now() - (time.monotonic() - pods.fresh_at(self._lease.renewed_at)) - _ON_ITS_WAY
         )
         await metering.meter.start()
         self._probes.before_scrape = metering.meter.refresh
         health = metering.meter.health
         self._probes.ready["ledger"] = lambda: None if health().ready else str(health().detail)
         self._metering = metering
-        self._spawn("exchange", self._parts.exchange(world, metering))
+        self._spawn("exchange", self._parts.exchange(world, metering, self._client.clock.now))
 
     def _report(self, metering: Any, writer: Writer) -> None:
         """Wire the reports to the ledger."""
@@ -196,7 +202,7 @@ class Operator:
         options = self._options
         shelf = Shelf(options.ledger, options.reports, options.signing_key)
         reports = Reports(self._client)
-        reporting = self._reporting = Reporting(metering.meter.ask, reports, shelf, writer.events.tell, clock)
+        reporting = self._reporting = Reporting(metering.meter.ask, reports, shelf, writer.events.tell, self._clock)
         self._registry.register(ReportMetrics(lambda: reporting.figures))
 
     def _doubt(self) -> None:
@@ -241,9 +247,9 @@ class Operator:
         about = About("ConfigMap", text.namespace, text.name, text.uid)
         if settings is None:
             words = f"settings {digest[:12]} refused, the last good ones stay: {message}"
-            tell(about, "SettingsRefused", words, clock(), warning=True)
+            tell(about, "SettingsRefused", words, self._clock(), warning=True)
         else:
-            tell(about, "SettingsLoaded", f"settings {digest} loaded", clock())
+            tell(about, "SettingsLoaded", f"settings {digest} loaded", self._clock())
 
 
 def _not_enforced(settings: Settings) -> list[str]:

@@ -6,6 +6,7 @@ Imported late, so that a restarted process asks for its lease and answers probes
 import asyncio
 import importlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -37,7 +38,9 @@ class Parts:
             self._metering.planned()
         return plan
 
-    def make_metering(self, ledger: str, world: Any, registry: CollectorRegistry) -> Any:
+    def make_metering(
+        self, ledger: str, world: Any, registry: CollectorRegistry, clock: Callable[[], float]
+    ) -> Any:
         """Return the meter, with its metrics registered; None where no ledger is named."""
         from gpugrant.expose.admission import AdmissionWaits
         from gpugrant.expose.metrics import Metrics
@@ -45,12 +48,12 @@ class Parts:
         from gpugrant.run.metering import Metering
 
         waits = AdmissionWaits()
-        metering = self._metering = Metering(ledger, world, waits.observe) if ledger else None
+        metering = self._metering = Metering(ledger, world, waits.observe, clock) if ledger else None
         world.metered = metering is not None
         tally = metering.meter.tally if metering else lambda: None
         registry.register(
             Metrics(
-                figures=lambda: figures(world, int(time.time()), tally()),
+                figures=lambda: figures(world, int(clock()), tally()),
                 tally=tally,
                 health=metering.meter.health if metering else lambda: None,
                 waits=waits,
@@ -58,7 +61,7 @@ class Parts:
         )
         return metering
 
-    async def exchange(self, world: Any, metering: Any) -> None:
+    async def exchange(self, world: Any, metering: Any, clock: Callable[[], float]) -> None:
         """Tell the meter, for ever, what is failed now, and the world what grants have used."""
         from gpugrant.expose.views import announced_at, failures
 
@@ -66,7 +69,7 @@ class Parts:
         while True:
             await asyncio.sleep(FAILURES_SECONDS)
             tally = metering.meter.tally()
-            metering.meter.observe_failures(failures(world, announced_at(int(time.time()), tally)))
+            metering.meter.observe_failures(failures(world, announced_at(int(clock()), tally)))
             if tally is not None and time.monotonic() - told >= USED_SECONDS:
                 told = time.monotonic()
                 await metering.meter.refresh()
