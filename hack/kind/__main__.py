@@ -1,0 +1,46 @@
+"""python -m kind up | down: what `make kind-up` and `make kind-down` run."""
+
+import argparse
+import os
+import sys
+
+from devcluster.binaries import BuildFailed
+from devcluster.runfolder import ROOT
+from kind.cluster import AlreadyUp, ClusterFailed, KindCluster
+from kind.engine import EngineFailed, NoEngine, find_engine
+
+NAME = os.environ.get("GPUGRANT_KIND_NAME", "gpugrant")
+
+
+def own_cluster() -> KindCluster:
+    """Return the cluster of `make kind-up`, up or not. Raises NoEngine."""
+    return KindCluster(NAME, ROOT / ".run" / "kind", find_engine())
+
+
+def _up() -> None:
+    cluster = own_cluster()
+    cluster.start()
+    print(f"\nup. export KUBECONFIG={cluster.kubeconfig}   to end it: make kind-down")
+
+
+def _down() -> None:
+    print("ended" if own_cluster().end() else "nothing ran")
+
+
+def main() -> int:
+    """Do what the command line says; errors of use are a message and status 1."""
+    parser = argparse.ArgumentParser(prog="kind", description=__doc__)
+    parser.add_argument("command", choices=("up", "down"))
+    given = parser.parse_args()
+    try:
+        {"up": _up, "down": _down}[given.command]()
+    except (AlreadyUp, BuildFailed, ClusterFailed, EngineFailed, NoEngine) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
