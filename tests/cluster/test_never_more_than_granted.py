@@ -13,10 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from cluster_kit.operator import OperatorProcess
-from cluster_kit.pods import a_pod, pod_path
-from cluster_kit.site import Grant, Site, Tenant
-from cluster_kit.witness import Unbound, Witness, gpus_of
-from devcluster.client import JsonObject, KubeClient
+from cluster_kit.pressing import Client, holds_of
+from cluster_kit.site import Grant, Site
+from cluster_kit.witness import Unbound, Witness
 from devcluster.controlplane import ControlPlane
 from gpugrant import names
 
@@ -47,50 +46,6 @@ class Absence:
     def within(self, stretch: Unbound) -> float:
         """Return how long of a stretch the operator was away."""
         return sum(max(0.0, min(until, stretch.until) - max(since, stretch.since)) for since, until in self.stretches)
-
-
-@dataclass
-class Client:
-    """One tenant's user: creates something, sees it end or gives it up, removes it, and again."""
-
-    admin: KubeClient
-    witness: Witness
-    tenant: Tenant
-    number: int
-    dice: random.Random
-    made: int = 0
-
-    async def press(self, enough: asyncio.Event) -> None:
-        while not enough.is_set():
-            pods = self._something()
-            for pod in pods:
-                await self.admin.create(pod)
-            if self.dice.random() < 0.2:
-                await asyncio.sleep(self.dice.uniform(0, 4))  # changes its mind at any moment
-            else:
-                await asyncio.gather(*(self.witness.until_over(self.tenant.namespace, pod["metadata"]["name"])
-                                       for pod in pods))
-            for pod in pods:
-                await self._remove(pod)
-
-    async def _remove(self, pod: JsonObject) -> None:
-        grace = self.dice.choice([None, None, 0])
-        await self.admin.delete(pod_path(pod), grace, missing_ok=True)
-        await self.witness.until_over(self.tenant.namespace, pod["metadata"]["name"])
-
-    def _something(self) -> list[JsonObject]:
-        self.made += 1
-        stem = f"client-{self.number}-{self.made}"
-        if self.dice.random() < 0.2:
-            size = self.dice.randint(2, 3)
-            gpus = self.dice.choice([1, 2, 4])
-            return [self._pod(f"{stem}-{i}", gpus, {
-                names.GANG_ANNOTATION: stem, names.GANG_SIZE_ANNOTATION: str(size)}) for i in range(size)]
-        return [self._pod(stem, self.dice.choice([1, 1, 2, 2, 4, 8]), {})]
-
-    def _pod(self, name: str, gpus: int, marks: dict[str, str]) -> JsonObject:
-        marks[names.RUN_SECONDS_ANNOTATION] = str(self.dice.randint(0, 3))
-        return a_pod(name, self.tenant.namespace, gpus, annotations=marks, restartPolicy="Never")
 
 
 async def test_kills_at_any_moment_never_give_more_than_granted(
@@ -173,20 +128,10 @@ def _unbound_too_long(witness: Witness, absence: Absence) -> list[str]:
     ]
 
 
-def _expected(witness: Witness) -> dict[str, tuple[int, int, int]]:
-    """Return (GPUs, from, until) by pod uid, of all that held something for at least a second."""
-    expected = {}
-    for uid, each in witness.seen.items():
-        interval = each.interval()
-        if interval is not None and interval[1] > interval[0]:
-            expected[uid] = (gpus_of(each.pod), *interval)
-    return expected
-
-
 async def _ledger_equals(operator: OperatorProcess, witness: Witness) -> None:
     """Every pod once, from the second it was bound to the second its containers ended."""
     query = "select uid, seats, held_from, held_until from holdings where held_until is null or held_until > held_from"
-    expected = _expected(witness)
+    expected = holds_of(witness)
     booked: dict[str, tuple[int, int, int]] = {}
     deadline = time.monotonic() + 20
     while booked != expected and time.monotonic() < deadline:
@@ -201,7 +146,7 @@ async def _ledger_equals(operator: OperatorProcess, witness: Witness) -> None:
 
 async def _metrics_equal(operator: OperatorProcess, witness: Witness, grants: dict[str, Grant]) -> None:
     expected: Counter[str] = Counter()
-    for uid, (gpus, start, end) in _expected(witness).items():
+    for uid, (gpus, start, end) in holds_of(witness).items():
         annotations = witness.seen[uid].pod["metadata"]["annotations"]
         expected[grants[annotations[names.GRANT_UID_ANNOTATION]].name] += gpus * (end - start)
     deadline, sums = time.monotonic() + 20, Counter()
