@@ -49,10 +49,11 @@ def main() -> None:
 )
 @click.option(
     "--ledger",
+    envvar="GPUGRANT_LEDGER",
     default="",
     metavar="URL",
     help="Where the ledger is kept, as an SQLAlchemy URL, such as sqlite:////var/lib/gpugrant/ledger.db. "
-    "Without it nothing is metered, and pods that ended keep their finalizer.",
+    "Default: $GPUGRANT_LEDGER. Without it nothing is metered, and pods that ended keep their finalizer.",
 )
 @click.option(
     "--reports",
