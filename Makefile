@@ -20,8 +20,9 @@ KIND := PYTHONPATH=hack $(BIN)/python -m kind
 SERVERS ?=
 SETTINGS ?=
 ARGS ?=
+BASE ?=
 
-.PHONY: help demo up down kind-up kind-down test lint types imports generated check crds bench lock binaries clean
+.PHONY: help demo up down kind-up kind-down image test lint types imports generated check crds bench lock binaries clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +58,10 @@ kind-up: $(INSTALLED) ## a kind cluster with real kubelets (control plane, three
 kind-down: $(INSTALLED) ## end what `make kind-up` started, with its volumes and network
 	@exec env $(KIND) down
 
+image: $(INSTALLED) ## the operator's image, localhost/gpugrant/operator; BASE=image with Python (default: made of Debian's packages)
+	@hack/packages kind
+	@exec env $(KIND) image --base "$(BASE)"
+
 binaries: $(INSTALLED) ## find or build the Kubernetes binaries, and say where they are
 	@exec env $(DEVCLUSTER).binaries
 
@@ -86,7 +91,7 @@ bench: $(INSTALLED) binaries ## measure; prints a table and writes JSON
 
 lock: $(INSTALLED) ## resolve the newest allowed versions of the dependencies, with hashes
 	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
-		--strip-extras --allow-unsafe --output-file requirements.txt pyproject.toml
+		--strip-extras --allow-unsafe --extra postgres --output-file requirements.txt pyproject.toml
 	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 		--strip-extras --allow-unsafe --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
 

@@ -1,4 +1,4 @@
-"""python -m kind up | down: what `make kind-up` and `make kind-down` run."""
+"""python -m kind up | down | image: what `make kind-up`, `make kind-down` and `make image` run."""
 
 import argparse
 import os
@@ -8,6 +8,7 @@ from devcluster.binaries import BuildFailed
 from devcluster.runfolder import ROOT
 from kind.cluster import AlreadyUp, ClusterFailed, KindCluster
 from kind.engine import EngineFailed, NoEngine, find_engine
+from kind.images import build_operator
 
 NAME = os.environ.get("GPUGRANT_KIND_NAME", "gpugrant")
 
@@ -17,23 +18,28 @@ def own_cluster() -> KindCluster:
     return KindCluster(NAME, ROOT / ".run" / "kind", find_engine())
 
 
-def _up() -> None:
+def _up(_: argparse.Namespace) -> None:
     cluster = own_cluster()
     cluster.start()
     print(f"\nup. export KUBECONFIG={cluster.kubeconfig}   to end it: make kind-down")
 
 
-def _down() -> None:
+def _down(_: argparse.Namespace) -> None:
     print("ended" if own_cluster().end() else "nothing ran")
+
+
+def _image(given: argparse.Namespace) -> None:
+    build_operator(find_engine(), given.base)
 
 
 def main() -> int:
     """Do what the command line says; errors of use are a message and status 1."""
     parser = argparse.ArgumentParser(prog="kind", description=__doc__)
-    parser.add_argument("command", choices=("up", "down"))
+    parser.add_argument("command", choices=("up", "down", "image"))
+    parser.add_argument("--base", default="", help="image with Python to build on; default: made of Debian's packages")
     given = parser.parse_args()
     try:
-        {"up": _up, "down": _down}[given.command]()
+        {"up": _up, "down": _down, "image": _image}[given.command](given)
     except (AlreadyUp, BuildFailed, ClusterFailed, EngineFailed, NoEngine) as error:
         print(error, file=sys.stderr)
         return 1

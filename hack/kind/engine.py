@@ -60,11 +60,14 @@ class Engine:
 
     def has_image(self, name: str) -> bool:
         """Say whether an image is at hand."""
+        return bool(self.image_id(name))
+
+    def image_id(self, name: str) -> str:
+        """Return the id of an image, or "" where it is not at hand."""
         try:
-            self.run("image", "inspect", "--format", "ok", name)
+            return self.run("image", "inspect", "--format", "{{.Id}}", name).strip()
         except EngineFailed:
-            return False
-        return True
+            return ""
 
     def names(self, what: str, label: str) -> list[str]:
         """Return the names of the containers ("ps"), volumes or networks with a label."""
