@@ -13,6 +13,7 @@ from gpugrant.meter.facts import EndReason, Failure, SettingsVersion
 from gpugrant.meter.histories import KINDS
 from gpugrant.meter.months import Calendar
 from gpugrant.meter.rows import Accounts
+from gpugrant.meter.seals import adopt
 from gpugrant.meter.store import Store
 from gpugrant.meter.tables import failures, holdings, ledger, settings_versions
 
@@ -44,6 +45,7 @@ def fill(url: str, lifelike: Lifelike) -> int:
         while day.start < lifelike.month.end:
             add_day(connection, PROGRAMME, day, stale=True)
             day = Calendar().day_of(day.end)
+        adopt(connection)
     engine.dispose()
     return pods
 

@@ -6,9 +6,11 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, func, insert, select
 
+from gpugrant.meter.books import MONTH, Books, Entry
 from gpugrant.meter.day_tables import days, marks, months
 from gpugrant.meter.month import MonthAccount
 from gpugrant.meter.monthly import counted_account, find_month, frozen
+from gpugrant.meter.seals import last_seal, seal_of_month
 from gpugrant.meter.tables import settings_versions
 
 ONCE = ("sign-off", "acknowledge")  # what is said of a closed month one time only
@@ -36,6 +38,7 @@ class ClosedMonth(Struct, frozen=True):
 
 def write_closing(
     connection: Connection,
+    books: Books,
     name: str,
     manifest: str,
     closed_at: int,
@@ -64,18 +67,19 @@ def write_closing(
     if connection.execute(select(days.c.name).where(mine, days.c.stale.is_(True)).limit(1)).first():
         raise NotClosable(f"{name} has days that facts came late for: they are summed again in a moment")
     account, names = counted or counted_account(connection, programme, provider, month)
-    connection.execute(
-        insert(months).values(
-            programme=programme,
-            provider=provider,
-            name=month.name,
-            start_at=account.start,
-            end_at=account.end,
-            manifest=manifest,
-            closed_at=closed_at,
-            account=msgspec.json.encode(frozen(account, names, closed_at)).decode(),
-        )
-    )
+    row = {
+        "programme": programme,
+        "provider": provider,
+        "name": month.name,
+        "start_at": account.start,
+        "end_at": account.end,
+        "manifest": manifest,
+        "closed_at": closed_at,
+        "account": msgspec.json.encode(frozen(account, names, closed_at)).decode(),
+    }
+    seal = seal_of_month(row, last_seal(connection, programme, provider))
+    connection.execute(insert(months).values(**row, seal=seal))
+    books.enter(Entry(MONTH, programme, provider, month.name, account.start, sha256=seal))
     return programme, month.name, month.end
 
 

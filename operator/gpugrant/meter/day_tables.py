@@ -79,7 +79,8 @@ day_digests = Table(
     Column("revision", Integer, nullable=False),
 )
 
-# Closed months. ``account`` is the MonthAccount but for its lines, as it was; JSON.
+# Closed months. ``account`` is the MonthAccount but for its lines, as it was; JSON. ``seal`` is the SHA-256 over the
+# row and the seal of the same provider's month closed before it.
 months = Table(
     "months",
     metadata,
@@ -92,6 +93,7 @@ months = Table(
     Column("manifest", String(64), nullable=False),
     Column("closed_at", BigInteger, nullable=False),
     Column("account", Text, nullable=False),
+    Column("seal", String(64), nullable=False),
     UniqueConstraint("programme", "provider", "name"),
 )
 

@@ -7,12 +7,14 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection, Table, delete, func, insert, select, update
 
+from gpugrant.meter.books import DIGEST, Entry
 from gpugrant.meter.day_tables import cells, corrections, day_digests, day_pools, days, months
 from gpugrant.meter.digests import day_digest
 from gpugrant.meter.facts import Account, Condition
 from gpugrant.meter.month import Line
 from gpugrant.meter.months import Calendar, Day
 from gpugrant.meter.rows import Accounts
+from gpugrant.meter.tables import contracts
 from gpugrant.meter.tally import DayEnds, Sums
 from gpugrant.meter.timeline import Built, Cell
 
@@ -130,13 +132,25 @@ def read_cells(connection: Connection, accounts: Accounts, table: Table, day: in
     }
 
 
+def contracted_pools(connection: Connection, programme: str) -> dict[str, set[str]]:
+    """Return, by provider, the pools that it has or had a contract for: they count where nothing is installed too."""
+    columns = (contracts.c.provider, contracts.c.pool)
+    found: dict[str, set[str]] = defaultdict(set)
+    for provider, pool in connection.execute(select(*columns).where(contracts.c.programme == programme).distinct()):
+        found[provider].add(pool)
+    return found
+
+
 # -- writing ---------------------------------------------------------------------------------------------
 
 
-def mark_stale(connection: Connection, since: int, until: int) -> None:
-    """Note that what happened in [since, until) is otherwise than the stored days say."""
-    touched = (days.c.start_at < until) & (days.c.end_at > since)
-    connection.execute(update(days).where(touched).values(stale=True))
+def mark_stale(connection: Connection, since: int, until: int) -> list[tuple[str, Day]]:
+    """Note that what happened in [since, until) is otherwise than the stored days say; return those newly marked."""
+    touched = (days.c.start_at < until) & (days.c.end_at > since) & days.c.stale.is_(False)
+    found = [day_row(row) for row in connection.execute(select(days).where(touched).order_by(days.c.start_at))]
+    if found:
+        connection.execute(update(days).where(touched).values(stale=True))
+    return [(row.programme, row.day) for row in found]
 
 
 def add_day(connection: Connection, programme: str, day: Day, *, stale: bool = False) -> int:
@@ -161,6 +175,7 @@ class Rewrite:
         self.moved: dict[Account, Sums] = {}
         self.shortfall: dict[tuple[str, str], int] = {}  # by how much it changes, by programme and pool
         self.digests: list[tuple[str, str, str, str]] = []  # programme, provider, day, sha256
+        self.revisions: list[Entry] = []  # of these digests, for the journal
 
     def compare(self, stored: Mapping[Cell, int], corrected: Mapping[Cell, int], built: Built) -> None:
         """Find what is otherwise."""
@@ -213,6 +228,9 @@ class Rewrite:
 
     def _write_pools(self, built: Built) -> None:
         """Write what pools must add up to, but for those of a provider whose month is closed."""
+        for provider, pools in contracted_pools(self._connection, self._row.programme).items():
+            if (provider, self._row.day.month) in self._closed.months:
+                self._final |= pools
         there = select(day_pools).where(day_pools.c.day_id == self._row.id)
         known = {row.pool: row.shortfall for row in self._connection.execute(there)}
         for pool in sorted((known.keys() | built.expected.keys()) - self._final):
@@ -243,10 +261,15 @@ class Rewrite:
             was = known.get(provider)
             if (provider, month) in self._closed.months or (was is not None and was.sha256 == sha256):
                 continue
-            values = {"sha256": sha256, "revision": was.revision + 1 if was is not None else 0}
+            values: dict[str, Any] = {
+                "sha256": sha256,
+                "revision": was.revision + 1 if was is not None else 0,
+            }
             key = {"day_id": self._row.id, "provider": provider}
             put(self._connection, day_digests, key, values, there=was is not None)
             self.digests.append((self._row.programme, provider, name, sha256))
+            about = (self._row.programme, provider, name, self._row.day.start)
+            self.revisions.append(Entry(DIGEST, *about, values["revision"], sha256))
 
 
 def put(

@@ -123,6 +123,10 @@ class Accounts:
         """Return the account with this id."""
         return self._accounts[number]
 
+    def has(self, account: Account) -> bool:
+        """Say whether an account is written for good."""
+        return account in self._ids
+
     def all(self) -> list[Account]:
         """Return every account there is."""
         return list(self._ids)

@@ -6,16 +6,18 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection, delete, func, insert, select
 
+from gpugrant.meter.books import BROKEN, CUT, DAY, Books, Entry
 from gpugrant.meter.day_tables import cells, corrections, day_digests, day_pools, days, months, totals
 from gpugrant.meter.days import DayRow, Rewrite, add_day, read_cells, read_closed, stale_day
 from gpugrant.meter.facts import Account
 from gpugrant.meter.months import Calendar, Calendars, Day
 from gpugrant.meter.reading import build_from_rows
 from gpugrant.meter.rows import Accounts, add_to
+from gpugrant.meter.seals import entered_seal, seal_of_day
 from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tally import DayEnds, Delta, Sums, Tally
 from gpugrant.meter.timeline import Built, Cell
-from gpugrant.meter.transaction import take_lock, write_floors
+from gpugrant.meter.transaction import enter_accounts, take_lock, write_floors
 
 SETTLE_SECONDS = 60  # how long after its end a day closes
 
@@ -63,21 +65,28 @@ class Settling(Struct):
         self, connection: Connection, writes: int, step: Callable[[str], None]
     ) -> tuple[Delta, dict[Account, int]]:
         """Write the day; return what changes, and the accounts that are new. Raises SupersededError."""
-        take_lock(connection, writes)
+        books = take_lock(connection, writes)
         step("locked")
         row = self.row or DayRow(add_day(connection, self.programme, self.day), self.programme, self.day)
+        self._check_seal(connection, books)
         closed = read_closed(connection, self.programme)
         rewrite = Rewrite(connection, row, closed, self.tally.calendars.of(self.programme))
         rewrite.compare(self.stored, self.corrected, self.built)
         shown = self.tally.floors_of_falls(rewrite.moved) if self.row else {}
         ids = self.accounts.ids(connection, [*rewrite.moved, *(account for account, _ in shown)])
+        enter_accounts(books, self.accounts, ids)
         rewrite.write(ids, self.built)
         step("cells")
         rewrite.write_digests(self.stored, self.built)
         step("digests")
         self._write_totals(connection, ids, rewrite.moved)
         step("totals")
-        write_floors(connection, shown, ids, step)
+        write_floors(connection, books, shown, self.tally.floors_kept, ids, step)
+        for entry in rewrite.revisions:
+            books.enter(entry)
+        books.enter(self._entry(DAY, sha256=seal_of_day(connection, row.id)))
+        books.close(connection)
+        step("journal")
         ends: dict[str, DayEnds] = {}
         if self.row is None:
             known = self.tally.days.get(self.programme) or DayEnds(self.day.start, 0)
@@ -90,6 +99,16 @@ class Settling(Struct):
             shortfall=rewrite.shortfall,
         )
         return delta, ids
+
+    def _check_seal(self, connection: Connection, books: Books) -> None:
+        """Enter a day that is not as it was written last: to write it anew must not hide that."""
+        if self.row is not None:
+            known = entered_seal(connection, self.programme, self.day.start)
+            if known and known != seal_of_day(connection, self.row.id):
+                books.enter(self._entry(BROKEN))
+
+    def _entry(self, kind: str, sha256: str = "") -> Entry:
+        return Entry(kind, self.programme, name=self.day.name, start=self.day.start, sha256=sha256)
 
     def _write_totals(
         self, connection: Connection, ids: Mapping[Account, int], moved: Mapping[Account, Sums]
@@ -104,7 +123,7 @@ class Settling(Struct):
         add_to(connection, totals, known, fresh)
 
 
-def cut_again(connection: Connection, was: Calendars, now: Calendars) -> None:
+def cut_again(connection: Connection, books: Books, was: Calendars, now: Calendars) -> None:
     """Let go of stored days after the last closed month where a programme's calendar is another one now.
 
     They are written anew as they close, cut as they are cut now. What is in closed months stays.
@@ -120,6 +139,7 @@ def cut_again(connection: Connection, was: Calendars, now: Calendars) -> None:
             connection.execute(delete(table).where(table.c.day_id.in_(gone)))
         connection.execute(delete(days).where(days.c.programme == programme, days.c.start_at >= after))
         sum_again(connection, programme)
+        books.enter(Entry(CUT, programme, start=after))
 
 
 def sum_again(connection: Connection, programme: str) -> None:

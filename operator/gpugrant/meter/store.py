@@ -14,6 +14,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from gpugrant.meter.booking import Crowding
+from gpugrant.meter.books import Books
 from gpugrant.meter.closing import (
     ClosedMonth,
     Mark,
@@ -104,13 +105,17 @@ class Store:
         if not taken.rowcount:
             now = int(self._now())
             connection.execute(
-                insert(ledger).values(id=1, opened_at=now, watermark=now, writes=0, calendars=wanted)
+                insert(ledger).values(
+                    id=1, opened_at=now, watermark=now, writes=0, calendars=wanted, contents="{}", seal=""
+                )
             )
         self._step("taken")
-        was = msgspec.json.decode(connection.execute(select(ledger.c.calendars)).scalar_one(), type=Calendars)
+        books = Books.locked(connection, is_new=not taken.rowcount)
+        was = msgspec.json.decode(books.calendars, type=Calendars)
         if was != self._calendars:
-            cut_again(connection, was, self._calendars)
-            connection.execute(update(ledger).values(calendars=wanted))
+            cut_again(connection, books, was, self._calendars)
+            books.calendars = wanted
+        books.close(connection)
 
     def newest_settings(self) -> str:
         """Return the text of the settings recorded last; '' where there are none, or no store to ask."""
@@ -248,11 +253,12 @@ class Store:
         with self._writing(), self.tally.lock:
             with self._engine.begin() as connection:
                 self._step("begun")
-                take_lock(connection, self._writes)
+                books = take_lock(connection, self._writes)
                 self._step("locked")
                 programme, month, end = write_closing(
-                    connection, name, manifest_sha256, closed_at, self._counted_now(name)
+                    connection, books, name, manifest_sha256, closed_at, self._counted_now(name)
                 )
+                books.close(connection)
                 self._step("closed month")
             self._step("committed")
             if self._held_last is not None and self._held_last[0][0] == self._writes:

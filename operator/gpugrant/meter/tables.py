@@ -33,7 +33,8 @@ metadata = MetaData(
 Id = BigInteger().with_variant(Integer(), "sqlite")
 
 # One row. Every transaction raises ``writes`` first: that takes the write lock before anything is read, and a
-# second writer is noticed by whoever finds a number it did not write.
+# second writer is noticed by whoever finds a number it did not write. ``contents`` says what all other rows of facts
+# add up to, ``seal`` is the SHA-256 over this row itself: see ``books``.
 ledger = Table(
     "ledger",
     metadata,
@@ -42,6 +43,25 @@ ledger = Table(
     Column("watermark", BigInteger, nullable=False),
     Column("writes", BigInteger, nullable=False),
     Column("calendars", Text, nullable=False),
+    Column("contents", Text, nullable=False),
+    Column("seal", String(64), nullable=False),
+)
+
+# What was done to days and months, in order, never changed: each entry's ``chain`` is over the one before and itself.
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=False),  # 1, 2, 3 ... without gaps
+    Column("kind", String(16), nullable=False),
+    Column("programme", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("start_at", BigInteger, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("watermark", BigInteger, nullable=False),
+    Column("chain", String(64), nullable=False),
+    Index(None, "programme", "start_at"),
 )
 
 accounts = Table(

@@ -343,6 +343,11 @@ class Tally:
 
     # -- what was shown ------------------------------------------------------------------------------
 
+    @property
+    def floors_kept(self) -> Mapping[Series, int]:
+        """Return the floors that are stored."""
+        return self._shown
+
     def floors_of(self, pools: Collection[str], since: int) -> dict[Series, int]:
         """Return what the counters of some pools ("*": of all) show, if ``since`` was shown to anybody already."""
         shown = self.read() if self._last is None else self._last

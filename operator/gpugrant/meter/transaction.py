@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, insert, select, update
 
 from gpugrant.meter.booking import Crowding, Holding, book, settle_server
+from gpugrant.meter.books import LATE, Books, Entry
 from gpugrant.meter.day_tables import floors
 from gpugrant.meter.days import add_day, mark_stale
 from gpugrant.meter.facts import (
@@ -33,9 +34,10 @@ from gpugrant.meter.facts import (
     Unwell,
 )
 from gpugrant.meter.histories import FOR_EVER, KINDS, Dated, Key, Told, novel, put_in, read_history
-from gpugrant.meter.months import day_from
+from gpugrant.meter.months import Day, day_from
 from gpugrant.meter.rows import (
     Accounts,
+    account_values,
     holding_values,
     holdings_by_uid,
     holdings_on,
@@ -43,6 +45,8 @@ from gpugrant.meter.rows import (
     set_to,
     write_ends,
 )
+from gpugrant.meter.seals import settings_entry
+from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tables import failures, gaps, holdings, ledger, settings_versions, unwell
 from gpugrant.meter.tally import DayEnds, Delta, Series, Tally
 
@@ -62,28 +66,40 @@ class Written(Struct, frozen=True):
     checked: tuple[tuple[str, int, tuple[Holding, ...]], ...]  # server, since, its rows that end later
 
 
-def take_lock(connection: Connection, writes: int) -> int:
-    """Take the write lock and return the stored watermark.
+def take_lock(connection: Connection, writes: int) -> Books:
+    """Take the write lock and return the ledger's own row, to be closed again at the transaction's end.
 
     ``writes`` is the number of the last write we know of; raises SupersededError where somebody else wrote.
     """
     connection.execute(update(ledger).values(writes=ledger.c.writes + 1))
-    state = connection.execute(select(ledger.c.writes, ledger.c.watermark)).one()
-    if state.writes != writes + 1:
+    books = Books.locked(connection)
+    if books.writes != writes + 1:
         raise SupersededError("another process wrote to the ledger; loading it again")
-    return int(state.watermark)
+    return books
 
 
 def write_floors(
     connection: Connection,
+    books: Books,
     shown: Mapping[Series, int],
+    before: Mapping[Series, int],
     ids: Mapping[Account, int],
     step: Callable[[str], None],
 ) -> None:
-    """Keep what counters have shown."""
-    for (account, condition), amount in shown.items():
-        set_to(connection, floors, {"account_id": ids[account], "condition": condition.value}, amount)
+    """Keep what counters have shown; ``before``: what is kept of them already."""
+    for series, amount in shown.items():
+        key = {"account_id": ids[series[0]], "condition": series[1].value}
+        set_to(connection, floors, key, amount)
+        if series in before:
+            books.add(floors, [{**key, "gpu_seconds": before[series]}], -1)
+        books.add(floors, [{**key, "gpu_seconds": amount}])
     step("floors")
+
+
+def enter_accounts(books: Books, known: Accounts, found: Mapping[Account, int]) -> None:
+    """Take note of accounts that are written now."""
+    fresh = (pair for pair in found.items() if not known.has(pair[0]))
+    books.add(account_rows, ({"id": number, **account_values(account)} for account, number in fresh))
 
 
 class Transaction:
@@ -112,11 +128,12 @@ class Transaction:
         self._touched: list[tuple[int, int]] = []  # [since, until) in which things are otherwise now
         self._pools: set[str] = set()
         self._begins: dict[str, int] = {}
+        self._books: Books
 
     def write(self, facts: Sequence[Fact], watermark: int, writes: int) -> Written:
         """Write the batch. ``writes`` is the number of the last write we know of; raises SupersededError."""
         # 1. Take the write lock; make sure that nobody else wrote since we looked.
-        stored = take_lock(self._connection, writes)
+        self._books = take_lock(self._connection, writes)
         self._step("locked")
         # 2. Facts that stand for themselves.
         self._write_histories([one for one in facts if type(one) in KINDS])  # type: ignore[misc]
@@ -131,10 +148,9 @@ class Transaction:
         since = min((start for start, _ in self._touched), default=FOR_EVER)
         days = self._mark_days()
         shown = self._write_floors(since)
-        # 5. The watermark.
-        mark = max(watermark, stored)
-        if mark > stored:
-            self._connection.execute(update(ledger).values(watermark=mark))
+        # 5. The watermark, and the seal over all of it.
+        mark = self._books.watermark = max(watermark, self._books.watermark)
+        self._books.close(self._connection)
         self._step("watermark")
         delta = Delta(
             changes=tuple(changes),
@@ -170,9 +186,9 @@ class Transaction:
     def _write_rows(self, changes: Sequence[Change]) -> None:
         self._step("booked")
         self._know_accounts(row.dimensions.account for _, row in changes)
-        new = [
-            holding_values(row, self._found[row.dimensions.account]) for old, row in changes if old is None
-        ]
+        new = [self._values(row) for old, row in changes if old is None]
+        self._books.add(holdings, (self._values(old) for old, _ in changes if old is not None), -1)
+        self._books.add(holdings, (self._values(row) for _, row in changes))
         if new:
             self._connection.execute(insert(holdings), new)
         self._step("inserted")
@@ -188,6 +204,9 @@ class Transaction:
             if account.pool:
                 self._begin(account.programme, row.start)
 
+    def _values(self, row: Holding) -> dict[str, Any]:
+        return holding_values(row, self._found[row.dimensions.account])
+
     def _reread_unwell(self, new: Sequence[str]) -> None:
         """Take up again what was told of pods before their binds, and may have been let go of as of pods long gone."""
         kind = KINDS[Unwell]
@@ -198,7 +217,9 @@ class Transaction:
                     self._reread[Unwell, row.uid] = read_history(self._connection, kind, row.uid)
 
     def _know_accounts(self, accounts: Iterable[Account]) -> None:
-        self._found |= self._accounts.ids(self._connection, set(accounts) - self._found.keys())
+        found = self._accounts.ids(self._connection, set(accounts) - self._found.keys())
+        enter_accounts(self._books, self._accounts, found)
+        self._found |= found
 
     # -- what is otherwise now -----------------------------------------------------------------------
 
@@ -229,7 +250,8 @@ class Transaction:
         latest = max((one.until for one in ends.values()), default=0)
         for since, until in self._touched:
             if since < latest:
-                mark_stale(self._connection, since, until)
+                for programme, day in mark_stale(self._connection, since, until):
+                    self._enter_late(programme, day)
         grown: dict[str, DayEnds] = {}
         for programme, begin in self._begins.items():
             known = ends.get(programme)
@@ -245,14 +267,21 @@ class Transaction:
         while at < first:
             day = day_from(calendar, at)
             add_day(self._connection, programme, replace(day, end=min(day.end, first)), stale=True)
+            self._enter_late(programme, day)
             at = day.end
         return start
+
+    def _enter_late(self, programme: str, day: Day) -> None:
+        """Enter that facts came late for a day: nothing else may mark it stale."""
+        self._books.enter(Entry(LATE, programme, name=day.name, start=day.start))
 
     def _write_floors(self, since: int) -> dict[Series, int]:
         """Keep what counters show that speak of a time of which a part turns out not to have been so."""
         shown = self._tally.floors_of(self._pools, since)
         self._know_accounts(account for account, _ in shown)
-        write_floors(self._connection, shown, self._found, self._step)
+        write_floors(
+            self._connection, self._books, shown, self._tally.floors_kept, self._found, self._step
+        )
         return shown
 
     # -- facts that stand for themselves -------------------------------------------------------------
@@ -270,7 +299,9 @@ class Transaction:
             told = novel(kind, history, one)
             if told is None:
                 continue
-            self._connection.execute(insert(kind.table).values(kind.values(one)))
+            values = kind.values(one)
+            self._connection.execute(insert(kind.table).values(values))
+            self._books.add(kind.table, [values])
             put_in(history, one)
             self._told.append(one)
             self._tell(told)
@@ -327,7 +358,9 @@ class Transaction:
             if self._connection.execute(newest).scalar() == version.digest:
                 continue
             key = {"digest": version.digest, "since": version.since}
-            once(self._connection, settings_versions, key, {"text": version.text})
+            if once(self._connection, settings_versions, key, {"text": version.text}):
+                self._books.add(settings_versions, [{**key, "text": version.text}])
+                self._books.enter(settings_entry(version.digest, version.since, version.text))
 
     def _write_failures(self, seen: Iterable[Failure]) -> list[Failure]:
         fresh = []
@@ -335,12 +368,15 @@ class Transaction:
             values = msgspec.structs.asdict(failure)
             key = {name: values.pop(name) for name in ("server", "cause", "since")}
             if once(self._connection, failures, key, values):
+                self._books.add(failures, [key | values])
                 fresh.append(failure)
         return fresh
 
     def _write_gaps(self, seen: Iterable[Gap]) -> None:
         for gap in seen:
-            once(self._connection, gaps, {"start_at": gap.start}, {"end_at": gap.end})
+            key, end = {"start_at": gap.start}, {"end_at": gap.end}
+            if once(self._connection, gaps, key, end):
+                self._books.add(gaps, [key | end])
 
 
 def _uid(fact: Held | Ended) -> str:

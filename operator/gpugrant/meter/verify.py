@@ -1,41 +1,30 @@
-"""Is the ledger what its facts say? Everything that is stored of sums, worked out again from the raw rows.
+"""Is the ledger what its facts say, and what was written? Everything stored, worked out again from the raw rows.
 
 Streams: one pass over the pods' rows by their start, holds that go on carried over, so that millions of them fit.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
-import msgspec
-from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
 from gpugrant.meter.day_tables import cells, corrections, day_digests, day_pools, days, months, totals
-from gpugrant.meter.days import DayRow, day_row, digests_of, read_cells
+from gpugrant.meter.days import Closed, DayRow, contracted_pools, day_row, digests_of, read_cells, read_closed
+from gpugrant.meter.difference import Difference, Told
 from gpugrant.meter.digests import day_digest
 from gpugrant.meter.histories import Histories
-from gpugrant.meter.monthly import Frozen
-from gpugrant.meter.reading import STREAMED, build_from_rows, facts_of, histories_of, stays_in_order
+from gpugrant.meter.reading import build_from_rows, facts_of, histories_of, stays_in_order
 from gpugrant.meter.rows import Accounts
-from gpugrant.meter.tables import accounts as account_rows
+from gpugrant.meter.seals import entered_seal, seal_of_day
 from gpugrant.meter.tables import holdings
 from gpugrant.meter.timeline import Built, Cell, Stay, build
+from gpugrant.meter.verify_holds import Holds
+from gpugrant.meter.verify_journal import Journal
+from gpugrant.meter.verify_months import check_corrections, check_months, frozen_digest
 
-Told = Callable[[str, int, int], None]  # what is being checked, how much of it is done, of how much
-
-
-class Difference(Struct, frozen=True):
-    """Something stored that is not what the facts say. GPU-seconds, unless ``where`` says otherwise."""
-
-    where: str
-    expected: str
-    found: str
-
-    def __str__(self) -> str:
-        """Return it as a sentence."""
-        return f"{self.where}: {self.found} is stored, the facts say {self.expected}"
+_SEATS = "seats x seconds"
 
 
 def verify_ledger(connection: Connection, told: Told = lambda *_: None) -> Generator[Difference, None, None]:
@@ -43,14 +32,22 @@ def verify_ledger(connection: Connection, told: Told = lambda *_: None) -> Gener
     accounts = Accounts()
     accounts.load(connection)
     histories = histories_of(connection)
-    yield from _seats_held_twice(connection, told)
+    journal = Journal()
+    yield from journal.read(connection)
+    holds = Holds()
+    yield from holds.check(connection, told)
     programmes = [
         row.programme for row in connection.execute(select(days.c.programme).distinct().order_by("programme"))
     ]
     for programme in programmes:
-        yield from _days(connection, accounts, histories, programme, told)
+        yield from _days(connection, accounts, histories, journal, programme, told)
+    yield from journal.check_missing(connection)
     yield from _totals(connection, accounts)
-    yield from _closed_months(connection)
+    yield from check_months(connection, accounts, journal)
+    yield from check_corrections(connection, accounts)
+    yield from journal.check_settings(connection)
+    yield from holds.check_sum(journal.sum_of(holdings))
+    yield from journal.check_sums(connection)
 
 
 def next_day_to_check(connection: Connection, last: int) -> DayRow | None:
@@ -61,65 +58,59 @@ def next_day_to_check(connection: Connection, last: int) -> DayRow | None:
 
 
 def drift_of(connection: Connection, accounts: Accounts, row: DayRow) -> int:
-    """Return by how many GPU-seconds one stored day differs from its facts."""
+    """Return by how many GPU-seconds one stored day differs from its facts.
+
+    At least 1 where its rows are not as they were written, or not as they were when its month closed.
+    """
     built = build_from_rows(connection, accounts, row.programme, row.day.start, row.day.end)
     stored = _stored(connection, accounts, row)
     both = stored.keys() | built.cells.keys()
-    return sum(abs(stored.get(cell, 0) - built.cells.get(cell, 0)) for cell in both)
+    found = sum(abs(stored.get(cell, 0) - built.cells.get(cell, 0)) for cell in both)
+    return found or int(_is_rewritten(connection, accounts, row))
 
 
-# -- seats -----------------------------------------------------------------------------------------------
-
-
-def _seats_held_twice(connection: Connection, told: Told) -> Iterator[Difference]:
-    """Yield binds that find fewer seats than they take, by what the rows say."""
-    columns = (
-        holdings.c.uid,
-        holdings.c.server,
-        holdings.c.seats,
-        holdings.c.server_seats,
-        holdings.c.held_from,
-        holdings.c.held_until,
+def _is_rewritten(connection: Connection, accounts: Accounts, row: DayRow) -> bool:
+    entered = entered_seal(connection, row.programme, row.day.start)
+    if entered and entered != seal_of_day(connection, row.id):
+        return True
+    now = digests_of(read_cells(connection, accounts, cells, row.id), row.day.name)
+    closed = select(months).where(months.c.programme == row.programme, months.c.name == row.day.month)
+    return any(
+        frozen_digest(month.account, row.day.name) != now.get(month.provider, day_digest(()))
+        for month in connection.execute(closed)
     )
-    whole = connection.execute(select(func.count()).select_from(holdings)).scalar() or 0
-    query = select(*columns).order_by(holdings.c.held_from)
-    active: dict[str, list[tuple[int | None, int]]] = defaultdict(list)
-    with connection.execute(query, execution_options=STREAMED) as rows:
-        for number, (uid, server, seats, of, start, end) in enumerate(rows):
-            if not number % 5000:
-                told("seats", number, whole)
-            if not of or (end is not None and end <= start):
-                continue
-            here = [one for one in active[server] if one[0] is None or one[0] > start]
-            taken = seats + sum(held for _, held in here)
-            if here and taken > of:
-                where = f"server {server} at {start}, when pod {uid} was bound: seats held"
-                yield Difference(where, f"at most {of}", f"{taken}")
-            here.append((end, seats))
-            active[server] = here
 
 
 # -- days ------------------------------------------------------------------------------------------------
 
 
 def _days(
-    connection: Connection, accounts: Accounts, histories: Histories, programme: str, told: Told
+    connection: Connection,
+    accounts: Accounts,
+    histories: Histories,
+    journal: Journal,
+    programme: str,
+    told: Told,
 ) -> Iterator[Difference]:
     query = select(days).where(days.c.programme == programme).order_by(days.c.start_at)
-    rows = [(day_row(row), bool(row.stale)) for row in connection.execute(query)]
+    rows = connection.execute(query).all()
+    closed, contracted = read_closed(connection, programme), contracted_pools(connection, programme)
     until = None
     with closing(stays_in_order(connection, accounts)) as ordered:
-        stays = _by_days((row for row, _ in rows), ordered)
-        for number, ((row, stale), touching) in enumerate(zip(rows, stays, strict=True)):
+        stays = _by_days(map(day_row, rows), ordered)
+        for number, (stored, touching) in enumerate(zip(rows, stays, strict=True)):
             told(f"days of {programme}", number, len(rows))
+            row = day_row(stored)
             if until is not None and row.day.start != until:
                 where = f"{programme}: the day {row.day.name} starts at (second)"
                 yield Difference(where, f"{until}", f"{row.day.start}")
             until = row.day.end
-            if stale:
-                continue  # facts came late for it, and it is about to be summed again
-            built = build(facts_of(histories, touching), programme, row.day.start, row.day.end)
-            yield from _day(connection, accounts, row, built)
+            check = _Day(connection, accounts, row, closed, contracted)
+            if not stored.stale:  # else facts came late for it, and it is about to be summed again
+                built = build(facts_of(histories, touching), programme, row.day.start, row.day.end)
+                yield from check.compare(built)
+            yield from check.check_sums()
+            yield from journal.check_day(connection, stored)
 
 
 def _by_days(rows: Iterable[DayRow], stays: Iterator[Stay]) -> Iterator[list[Stay]]:
@@ -142,40 +133,71 @@ def _stored(connection: Connection, accounts: Accounts, row: DayRow) -> Mapping[
     return {cell: amount for cell, amount in stored.items() if amount}
 
 
-def _day(connection: Connection, accounts: Accounts, row: DayRow, built: Built) -> Iterator[Difference]:
-    where = f"{row.programme}, {row.day.name}"
-    stored = _stored(connection, accounts, row)
-    for cell in sorted(stored.keys() | built.cells.keys(), key=repr):
-        was, now = stored.get(cell, 0), built.cells.get(cell, 0)
-        if was != now:
-            yield Difference(f"{where}, {_named(cell)}", f"{now}", f"{was}")
-    original = read_cells(connection, accounts, cells, row.id)
-    yield from _digests(connection, row, where, original)
-    corrected = {cell.account.pool for cell in read_cells(connection, accounts, corrections, row.id)}
-    sums: Counter[str] = Counter()
-    for cell, amount in original.items():
-        sums[cell.account.pool] += amount
-    for pool in connection.execute(select(day_pools).where(day_pools.c.day_id == row.id)):
-        if sums[pool.pool] != pool.expected:
-            yield Difference(
-                f"{where}, pool {pool.pool}, seats x seconds", f"{pool.expected}", f"{sums[pool.pool]}"
-            )
-        if pool.pool not in corrected and built.held.get(pool.pool, 0) != pool.held:
-            yield Difference(
-                f"{where}, pool {pool.pool}, held", f"{built.held.get(pool.pool, 0)}", f"{pool.held}"
-            )
+class _Day:
+    """One stored day: its rows, read once."""
 
+    def __init__(
+        self,
+        connection: Connection,
+        accounts: Accounts,
+        row: DayRow,
+        closed: Closed,
+        contracted: Mapping[str, set[str]],
+    ) -> None:
+        self._connection = connection
+        self._row = row
+        self._where = f"{row.programme}, {row.day.name}"
+        self._cells = read_cells(connection, accounts, cells, row.id)
+        self._corrections = read_cells(connection, accounts, corrections, row.id)
+        self._pools = {
+            pool.pool: pool
+            for pool in connection.execute(select(day_pools).where(day_pools.c.day_id == row.id))
+        }
+        # Of providers whose month is closed: what pools must add up to stays as it was then.
+        self._final = {
+            pool
+            for provider, pools in contracted.items()
+            if (provider, row.day.month) in closed.months
+            for pool in pools
+        }
+        self._final |= {cell.account.pool for cell in self._cells if closed.has(cell.account, row.day.month)}
 
-def _digests(
-    connection: Connection, row: DayRow, where: str, stored: Mapping[Cell, int]
-) -> Iterator[Difference]:
-    now = digests_of(stored, row.day.name)
-    query = select(day_digests).where(day_digests.c.day_id == row.id)
-    known = {one.provider: one.sha256 for one in connection.execute(query)}
-    for provider in sorted(known.keys() | now.keys()):
-        wanted = now.get(provider) or day_digest(())
-        if known.get(provider) != wanted:
-            yield Difference(f"{where}, digest for {provider}", wanted, known.get(provider) or "none")
+    def compare(self, built: Built) -> Iterator[Difference]:
+        """Yield what is not what the facts say."""
+        stored: Counter[Cell] = Counter(self._cells)
+        for cell, amount in self._corrections.items():
+            stored[cell] += amount
+        for cell in sorted(stored.keys() | built.cells.keys(), key=repr):
+            was, now = stored.get(cell, 0), built.cells.get(cell, 0)
+            if was != now:
+                yield Difference(f"{self._where}, {_named(cell)}", f"{now}", f"{was}")
+        corrected = {cell.account.pool for cell in self._corrections}
+        for pool in sorted(self._pools.keys() | built.expected.keys()):
+            row = self._pools.get(pool)
+            names = ("expected", "held", "shortfall") if pool not in self._final else ("held",)
+            for name in names if pool not in corrected else ():
+                now, was = getattr(built, name).get(pool, 0), getattr(row, name, 0)
+                if now != was:
+                    what = _SEATS if name == "expected" else name
+                    yield Difference(f"{self._where}, pool {pool}, {what}", f"{now}", f"{was}")
+
+    def check_sums(self) -> Iterator[Difference]:
+        """Yield digests and sums that are not those of the day's own cells."""
+        now = digests_of(self._cells, self._row.day.name)
+        query = select(day_digests).where(day_digests.c.day_id == self._row.id)
+        known = {one.provider: one.sha256 for one in self._connection.execute(query)}
+        for provider in sorted(known.keys() | now.keys()):
+            wanted = now.get(provider) or day_digest(())
+            if known.get(provider) != wanted:
+                where = f"{self._where}, digest for {provider}"
+                yield Difference(where, wanted, known.get(provider) or "none", "its cells say")
+        sums: Counter[str] = Counter()
+        for cell, amount in self._cells.items():
+            sums[cell.account.pool] += amount
+        for name, pool in self._pools.items():
+            if sums[name] != pool.expected:
+                where = f"{self._where}, pool {name}, {_SEATS}"
+                yield Difference(where, f"{sums[name]}", f"{pool.expected}", "its cells add up to")
 
 
 def _named(cell: Cell) -> str:
@@ -212,31 +234,3 @@ def _totals(connection: Connection, accounts: Accounts) -> Iterator[Difference]:
             account = accounts.by_id(number)
             where = f"sum of {name}, {account.provider}/{account.pool}/{account.tenant}/{account.grant} {condition}"
             yield Difference(where, f"{wanted[key]}", f"{stored.get(key, 0)}")
-
-
-def _closed_months(connection: Connection) -> Iterator[Difference]:
-    """Yield closed months whose days are not what they were when they closed."""
-    mine, nothing = account_rows.c.provider, day_digest(())
-    for row in connection.execute(select(months).order_by(months.c.end_at)).all():
-        frozen = msgspec.json.decode(row.account, type=Frozen)
-        query = (
-            select(days.c.name, day_digests.c.sha256)
-            .join(days, days.c.id == day_digests.c.day_id)
-            .where(days.c.programme == row.programme, days.c.month == row.name)
-            .where(day_digests.c.provider == row.provider)
-        )
-        stored = {one.name: one.sha256 for one in connection.execute(query)}
-        for day in frozen.account.days:
-            if stored.get(day.day, nothing) != day.sha256:
-                where = f"closed month {frozen.account.name}, digest of {day.day}"
-                yield Difference(where, day.sha256, stored.get(day.day, nothing))
-        counted = sum(one.counted for one in frozen.account.identities if one.name == "seats x seconds")
-        whole = (
-            select(func.sum(cells.c.gpu_seconds))
-            .join(days, days.c.id == cells.c.day_id)
-            .join(account_rows, account_rows.c.id == cells.c.account_id)
-            .where(days.c.programme == row.programme, days.c.month == row.name, mine == row.provider)
-        )
-        found = int(connection.execute(whole).scalar() or 0)
-        if found != counted:
-            yield Difference(f"closed month {frozen.account.name}, all GPU-seconds", f"{counted}", f"{found}")

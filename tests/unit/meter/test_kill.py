@@ -16,7 +16,7 @@ from gpugrant.meter.verify import verify_ledger
 from meter_kit import NOVEMBER as T
 from meter_kit.feed import CALENDARS, feed, shown_by
 
-STEPS = 57
+STEPS = 60
 TABLES = {
     "holdings": "uid, account_id, server, seats, held_from, held_until, own_until, end_reason",
     "totals": "account_id, month, condition, gpu_seconds",

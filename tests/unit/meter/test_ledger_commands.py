@@ -72,7 +72,7 @@ def test_a_ledger_that_is_right_is_said_to_be(store, url):
         ("UPDATE totals SET gpu_seconds = gpu_seconds - 5 WHERE condition = 'Idle'", "sum of 2026-11"),
         ("UPDATE day_pools SET expected = 1 WHERE day_id = 4", "2026-11-04, pool nhn-b200, seats x seconds"),
         ("UPDATE day_pools SET held = 1 WHERE day_id = 4", "2026-11-04, pool nhn-b200, held"),
-        ("UPDATE holdings SET held_until = held_until - 60 WHERE uid = 'b'", "2026-11-04, nhn-cloud/"),
+        ("UPDATE holdings SET held_until = held_until - 60 WHERE uid = 'b'", "holdings, pod b, held_until"),
         ("UPDATE holdings SET seats = 9 WHERE uid = 'c'", "2026-11-06, "),
         ("UPDATE corrections SET gpu_seconds = gpu_seconds + 1 WHERE id = 1", "2026-11-01, nhn-cloud/"),
         ("UPDATE health SET since = since + 7 WHERE value = 1", "2026-11-01, nhn-cloud/"),
