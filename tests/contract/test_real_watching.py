@@ -73,6 +73,18 @@ def _pool(name: str) -> dict[str, Any]:
     return {"apiVersion": names.API_VERSION, "kind": "GpuPool", "metadata": {"name": name}, "spec": spec}
 
 
+@pytest.fixture(autouse=True)
+def _nameless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as in a container, where the user's id has no name."""
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def getpwuid(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", getpwuid)
+
+
 @pytest.fixture
 async def watched(own_control_plane: ControlPlane) -> AsyncIterator[Watched]:
     plane = own_control_plane

@@ -66,6 +66,7 @@ class Watching:
             registry=registry,
             settings=_settings(),
             standalone=True,
+            identity="gpugrant",  # else it asks for the user's name, and in a container there is none
             clusterwide=True,
             stop_flag=self._stop,
         )
