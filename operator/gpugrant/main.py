@@ -35,6 +35,7 @@ def main() -> None:
     `run` is the operator. `why`, `status` and `preview` only read the cluster and answer with the operator's own
     reasoning: they work out the same plan from the same objects. `usage` and `report` read the ledger (some of
     report's commands leave a note in it for the operator), `ledger` checks it, backs it up and restores it.
+    `uninstall` leaves nothing of it on nodes and pods.
     """
 
 
@@ -153,6 +154,38 @@ def preview(kubeconfig: str, file: Path) -> None:
     from gpugrant.run.asking import Asked, ask
 
     _print(ask(kubeconfig, Asked("preview", file=str(file))))
+
+
+@main.command()
+@_KUBECONFIG
+@click.option(
+    "--waiting",
+    type=click.Choice(["list", "release"]),
+    default="list",
+    show_default=True,
+    help="What becomes of pods that wait behind the gate. list: they are named and stay. release: the gate is taken "
+    "off, and they start wherever they fit.",
+)
+@click.option(
+    "--patience",
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the operator to go.",
+)
+def uninstall(kubeconfig: str, waiting: str, patience: int) -> None:
+    """Stop the operator, and take everything of gpugrant's off nodes and pods.
+
+    What runs goes on. Ledger, closed months, CRDs and their objects stay. Run by `helm uninstall` as the operator's
+    service account, since nobody else may take our marks off. May be repeated.
+    """
+    from gpugrant.observe.client import ApiError
+    from gpugrant.run import uninstall as uninstalling
+
+    try:
+        uninstalling.uninstall(kubeconfig, click.echo, release=waiting == "release", patience=patience)
+    except (ApiError, ValueError, uninstalling.UninstallError) as error:
+        raise SystemExit(f"gpugrant: {error}") from None
 
 
 def _print(lines: list[str]) -> None:
