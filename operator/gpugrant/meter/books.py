@@ -139,7 +139,7 @@ class Books:
         row = dict(connection.execute(select(ledger)).mappings().one())
         books = cls(row)
         if not is_new and seal_of(row | {"writes": row["writes"] - 1}) != row["seal"]:
-            books.enter(Entry(BROKEN, name=ledger.name))
+            books.enter(Entry(BROKEN, name=str(ledger.name)))
         return books
 
     @property
@@ -149,7 +149,7 @@ class Books:
 
     def add(self, table: Table, rows: Iterable[Mapping[str, Any]], sign: int = 1) -> None:
         """Take note of rows that are written, or of what was in them before (``sign`` -1)."""
-        columns, found = SUMMED[table], self._sums.setdefault(table.name, Sum())
+        columns, found = SUMMED[table], self._sums.setdefault(str(table.name), Sum())
         for row in rows:
             found.add([row[name] for name in columns], sign)
 

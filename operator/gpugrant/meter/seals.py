@@ -76,7 +76,7 @@ def adopt(connection: Connection) -> None:
     if row is None:
         return
     connection.execute(journal.delete())
-    sums = {table.name: sum_of(connection, table) for table in SUMMED}
+    sums = {str(table.name): sum_of(connection, table) for table in SUMMED}
     contents = write_contents(sums, 0, "")
     books = Books({**row, "contents": contents})
     for entry in _adopted(connection):
