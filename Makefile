@@ -78,8 +78,9 @@ types: $(INSTALLED) ## mypy, strict
 imports: $(INSTALLED) ## who may import whom
 	@$(BIN)/lint-imports
 
-generated: $(INSTALLED) ## are crds/ what the models say?
+generated: $(INSTALLED) ## are crds/ what the models say, and stubs what the .proto files say?
 	@$(BIN)/python -m gpugrant crds --check
+	@PYTHONPATH=hack $(BIN)/python -m deviceplugin.api --check
 
 check: lint types imports generated ## all checks but the tests
 
