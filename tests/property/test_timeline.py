@@ -55,7 +55,7 @@ def histories(draw, values, most=4, first=None):
 
 
 long_terms = st.tuples(st.integers(0, 9), st.integers(9, 40))
-places = st.tuples(pools, shares, st.sampled_from(FABRICS))
+places = st.tuples(pools, shares, st.sampled_from(FABRICS), st.sampled_from([0, 0, 0, 1]))
 placements = st.none() | places
 
 
@@ -67,8 +67,9 @@ def placed_histories(draw, server):
         if place is None:
             found.append(Placed(server, since))
             continue
-        pool, share, fabric = place
+        pool, share, fabric, fewer = place
         programme, seats = POOLS[pool]
+        seats -= fewer  # gpusPerServer was lowered, whatever is held there
         idle = draw(st.sampled_from([Owner.FREE, Owner.OWN_USE])) if share == "OwnUse" else Owner.FREE
         found.append(
             Placed(server, since, programme, f"of-{pool}", pool, f"type-{pool}", share, fabric, seats, idle)
@@ -195,11 +196,12 @@ def stays_on(draw, servers):
                 max_size=6,
             )
         )
+        most = draw(st.sampled_from([2, 2, 5]))
         holds = [
-            Hold(f"{server}-{number}", start, None if length is None else start + length, seats, 2)
+            Hold(f"{server}-{number}", start, None if length is None else start + length, seats, most)
             for number, (start, length, seats, *_) in enumerate(drawn)
         ]
-        ends = cut_overlaps(holds)
+        ends = cut_overlaps(holds)  # by what the server had when each was bound
         for hold, (_, _, seats, who, pool, share, lost) in zip(holds, drawn, strict=True):
             owner = {"": Owner.UNMANAGED, "own": Owner.OWN_USE}.get(who, Owner.GRANT)
             account = account_of(pool, share, owner, who if owner is Owner.GRANT else "")
@@ -243,6 +245,7 @@ class Seat:
         self.condition = None
         self.reason = ""
         self.dealt = False
+        self.is_more = False  # than the pool's servers have
 
 
 def window_is_open(history, at):
@@ -300,13 +303,15 @@ def seats_of(facts, server, at):
                     seat.condition, seat.reason = Condition.UNOBSERVED, "HealthUnseen"
         return seats
     place = (placed.programme, placed.provider, placed.pool, placed.gpu_type, placed.share)
-    seats = [Seat(place, placed.fabric) for _ in range(placed.seats)]
+    more = max(0, sum(stay.seats for stay in held) - placed.seats)
+    seats = [Seat(place, placed.fabric) for _ in range(placed.seats + more)]
     free = iter(seats)
     for stay in held:
         a = stay.account
         for _ in range(stay.seats):
             seat = next(free)
             seat.stay = stay
+            seat.is_more = seats.index(seat) >= placed.seats
             seat.owner = Account(*place, a.owner, a.tenant, a.tenant_namespace, a.grant, a.grant_uid, a.award)
     claims = {}
     for claim in facts.claimed.get(server, ()):
@@ -337,6 +342,10 @@ def seats_of(facts, server, at):
     known = min(placed.seats, value(Aspect.CAPACITY, placed.seats))
     offered = min(known, value(Aspect.OFFERED, known))
     missing, unhealthy = placed.seats - known, known - offered
+    if not offered and not known:  # then those beyond what it should have are not there either
+        missing += more
+    elif not offered and known == placed.seats:
+        unhealthy += more
     for stay in held:
         told = now(facts.unwell.get(stay.uid, ()), at) if offered or known not in (0, placed.seats) else None
         for seat in [s for s in seats if s.stay is stay][: told.seats if told else 0]:
@@ -401,6 +410,7 @@ def second(facts, programme, at):
         if condition is None and seat.stay is not None:
             terms = terms_now(facts, seat.stay.account.grant_uid, at)
             condition = Condition.GRACE if terms is not None and at >= terms.end else Condition.USED
+            reason = "MoreHeldThanPlaced" if seat.is_more else ""
         cells[Cell(seat.owner, seat.fabric, condition or Condition.IDLE, reason)] += 1
     expected, shortfall = Counter(), Counter()
     for pool, (of, _) in POOLS.items():

@@ -21,7 +21,7 @@ class Line(Struct, frozen=True, order=True):
     award: str
     grant: str
     condition: str
-    reason: str  # why it was Failed, Unobserved …; empty for Used and Idle
+    reason: str  # why it was Failed, Unobserved …; of Used and Grace only where more is held than there should be
     day: str
     gpu_seconds: int
 

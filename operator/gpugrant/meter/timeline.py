@@ -9,7 +9,7 @@ on shared servers that has fewer seats held than it owns; else the provider (own
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -35,10 +35,12 @@ END_UNSEEN = "EndUnseen"  # reason of Unobserved: a pod went while nobody watche
 HEALTH_UNSEEN = "HealthUnseen"  # reason of Unobserved: a server's health changed while nobody watched
 NOT_INSTALLED = "NotInstalled"  # reason of Undelivered
 ANNOUNCED = "Announced"  # reason of Maintenance
+MORE_HELD = "MoreHeldThanPlaced"  # reason of Used and Grace: held beyond gpusPerServer
 
 FAILED, MAINTENANCE, UNOBSERVED = Condition.FAILED, Condition.MAINTENANCE, Condition.UNOBSERVED
 USED, GRACE, IDLE = Condition.USED, Condition.GRACE, Condition.IDLE
 PUBLIC = "Public"
+_HALF = 1 << 23  # of a number of 24 bits: more seats than a server has
 
 
 class Stay(Struct, frozen=True, gc=False):
@@ -183,7 +185,7 @@ class _Window:
     def _add_span(self, span: Span, placed: Placed, stays: list[Stay], is_plain: bool) -> None:
         """Add a span; ``is_plain`` says that all seats of each stay are in one condition as far as the stay goes."""
         roomy = not span.owner and (placed.pool, placed.share) in self._rooms
-        if not (span.plain and is_plain) or (roomy and stays):
+        if not (span.plain and is_plain) or (roomy and stays) or _most_held(stays) > span.seats:
             self._sweep(span, placed, stays)
             return
         condition, reason = _whole(span)
@@ -239,7 +241,10 @@ class _Window:
         length = end - start
         held = [stay for stay in stays if start < stay.end]
         lost = [stay for stay in stays if stay.end <= start < stay.gone]
-        unheld = max(0, span.seats - sum(stay.seats for stay in held))
+        seats_held = sum(stay.seats for stay in held)
+        unheld = max(0, span.seats - seats_held)
+        if seats_held > span.seats:  # gpusPerServer was lowered, or says less than there is
+            self._install(placed.pool, placed.share, start, end, seats_held - span.seats)
         whole, reason = (FAILED, span.whole) if span.whole else (None, "")
         unwell = {stay.uid: 0 if whole else self._unwell(stay, start) for stay in held}
         # What is left of each held pod's seats, and of those that nobody holds, as conditions take their part.
@@ -271,7 +276,7 @@ class _Window:
         take(max(0, span.missing - max(0, known - span.unhealthy)), FAILED, Cause.MISSING)
         take(max(0, span.unhealthy - known), FAILED, Cause.UNHEALTHY)
         if span.maintenance:
-            take(span.seats, MAINTENANCE, ANNOUNCED)
+            take(max(span.seats, seats_held), MAINTENANCE, ANNOUNCED)
         take(span.doubted, UNOBSERVED, HEALTH_UNSEEN)
         for stay in lost:
             some = min(stay.seats, unheld)
@@ -279,9 +284,14 @@ class _Window:
             self._add(
                 self._account_at(stay.account, placed), placed.fabric, UNOBSERVED, END_UNSEEN, some * length
             )
+        up_to = 0  # seats of the pods that came before, and of this one
         for stay in held:
+            up_to += stay.seats
             self._held[placed.pool] += stay.seats * length
-            self._add_used(self._account_at(stay.account, placed), placed.fabric, rest[stay.uid], start, end)
+            account = self._account_at(stay.account, placed)
+            more = min(rest[stay.uid], max(0, up_to - span.seats))
+            self._add_used(account, placed.fabric, rest[stay.uid] - more, start, end)
+            self._add_used(account, placed.fabric, more, start, end, MORE_HELD)
         told.append((None, IDLE, "", unheld))
         roomy = not span.owner and (placed.pool, placed.share) in self._rooms
         for one, condition, why, seats in told:
@@ -383,10 +393,12 @@ class _Window:
         if amount:
             self._sums[account, fabric, condition, reason] += amount
 
-    def _add_used(self, account: Account, fabric: str, seats: int, start: int, end: int) -> None:
+    def _add_used(
+        self, account: Account, fabric: str, seats: int, start: int, end: int, reason: str = ""
+    ) -> None:
         """Add held seats as Used, or as Grace from the end of the grant's term on."""
         if not self._term_decides(account, end):
-            self._add(account, fabric, USED, "", seats * (end - start))
+            self._add(account, fabric, USED, reason, seats * (end - start))
             return
         terms = self._facts.terms[account.grant_uid]
         edges = {start, end, *(at for one in terms for at in (one.since, one.end) if start < at < end)}
@@ -394,7 +406,7 @@ class _Window:
         for left, right in pairwise(inside):
             now = terms_at(terms, left)
             condition = GRACE if now is not None and left >= now.end else USED
-            self._add(account, fabric, condition, "", seats * (right - left))
+            self._add(account, fabric, condition, reason, seats * (right - left))
 
     def _term_decides(self, account: Account, end: int) -> bool:
         """Say whether what is held up to ``end`` may be Grace in part."""
@@ -456,6 +468,14 @@ class _Window:
 
 def _place(placed: Placed | Seated) -> tuple[str, str, str, str, str]:
     return placed.programme, placed.provider, placed.pool, placed.gpu_type, placed.share
+
+
+def _most_held(stays: Sequence[Stay]) -> int:
+    """Return the most seats that are held at once, wherever that is: quickly, a month has millions of stays."""
+    changes = [(stay.start << 24) + _HALF + stay.seats for stay in stays]
+    changes += [(stay.end << 24) + _HALF - stay.seats for stay in stays]
+    changes.sort()  # at one moment ends come before binds
+    return max(accumulate([(change & 0xFFFFFF) - _HALF for change in changes]), default=0)
 
 
 def _whole(span: Span) -> tuple[Condition | None, str]:

@@ -124,6 +124,22 @@ def test_servers_that_move_to_a_pool_of_another_programme(url):
     store.close()
 
 
+def test_gpus_per_server_is_lowered_below_what_is_held(url):
+    store = a_ledger(
+        url,
+        TERMS,
+        a_server("server-1"),
+        a_server("server-1", MIDDLE, seats=4),
+        ended("a", T + 100, MIDDLE + 500),
+    )
+    (account,) = close_all(store).values()
+    used = sums_of(account, "condition", "reason")
+    assert used["Used", "MoreHeldThanPlaced"] == 4 * 500
+    assert used["Used", ""] == 8 * (MIDDLE - T - 100) + 4 * 500
+    assert everything({0: account}) == 8 * (MIDDLE + 500 - T) + 4 * (DECEMBER - MIDDLE - 500)
+    store.close()
+
+
 def test_two_pools_of_one_provider(url):
     store = a_ledger(
         url,
