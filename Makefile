@@ -22,7 +22,7 @@ SETTINGS ?=
 ARGS ?=
 BASE ?=
 
-.PHONY: help demo up down kind-up kind-down image test lint types imports generated check crds bench lock binaries clean
+.PHONY: help demo up down kind-up kind-down kind-test image test lint types imports generated check crds bench lock binaries clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ kind-up: $(INSTALLED) ## a kind cluster with real kubelets (control plane, three
 
 kind-down: $(INSTALLED) ## end what `make kind-up` started, with its volumes and network
 	@exec env $(KIND) down
+
+kind-test: $(INSTALLED) ## tests on real kubelets; in a cluster of their own, or GPUGRANT_KIND_REUSE=1 in that of kind-up
+	@hack/packages kind
+	@exec $(BIN)/python -m pytest tests/kind $(ARGS)
 
 image: $(INSTALLED) ## the operator's image, localhost/gpugrant/operator; BASE=image with Python (default: made of Debian's packages)
 	@hack/packages kind

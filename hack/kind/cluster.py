@@ -28,6 +28,10 @@ _LABEL = "io.x-k8s.kind.cluster"
 _READY_SECONDS = 120
 _CAP_SYS_RESOURCE = 24
 _MODULES = Path("/lib/modules")
+# A cluster of four nodes has some 75 of the 128 that Linux allows a user; kubelets and kube-proxies that get none
+# crash. https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_NEEDED = 512
 _KUBECTL = next(binary for binary in BINARIES if binary.name == "kubectl")
 
 
@@ -42,10 +46,11 @@ class AlreadyUp(RuntimeError):
 class KindCluster:
     """A cluster by its name, which is also its network's; ``folder`` is where its kubeconfig goes."""
 
-    def __init__(self, name: str, folder: Path, engine: Engine) -> None:
+    def __init__(self, name: str, folder: Path, engine: Engine, workers: int = WORKERS) -> None:
         self.name = name
         self.folder = folder.resolve()
         self.engine = engine
+        self.workers = workers
 
     # -- what a client needs -------------------------------------------------------------------------
 
@@ -96,6 +101,7 @@ class KindCluster:
         image = self._image()
         self.folder.mkdir(parents=True, exist_ok=True)
         _make_modules_folder()
+        _allow_watches()
         started = time.monotonic()
         config = self.folder / "kind.yaml"
         config.write_text(yaml.safe_dump(self._config()))
@@ -110,7 +116,7 @@ class KindCluster:
             if isinstance(error, ClusterFailed):
                 raise ClusterFailed(f"{error}\nThe nodes' logs: {self.folder / 'failed'}") from None
             raise
-        say(f"kind cluster {self.name}: 1 control plane and {WORKERS} workers are up after "
+        say(f"kind cluster {self.name}: a control plane and {self.workers} workers are up after "
             f"{time.monotonic() - started:.0f} s, run by {self.engine}")
 
     def end(self) -> bool:
@@ -119,6 +125,8 @@ class KindCluster:
         volumes = self.engine.names("volume", f"{_LABEL}={self.name}")
         for node in self.nodes():
             volumes += self._volumes_of(node)
+        if running := self.engine.run("ps", "--quiet", "--filter", f"label={_LABEL}={self.name}").split():
+            self.engine.run("kill", *running)  # or podman waits ten seconds for each node to shut down
         self._kind("delete", "cluster", "--kubeconfig", str(self.kubeconfig))
         for volume in volumes:
             if volume in self.engine.run("volume", "ls", "--quiet").split():
@@ -170,7 +178,7 @@ class KindCluster:
             f"KIND_EXPERIMENTAL_{self.engine.program.upper()}_NETWORK": self.name,
         }
         done = subprocess.run(
-            [str(kind), *arguments, "--name", self.name, "--quiet"], stdin=subprocess.DEVNULL, capture_output=True,
+            [str(kind), *arguments, "--name", self.name], stdin=subprocess.DEVNULL, capture_output=True,
             text=True, check=False, env=environment)
         if done.returncode != 0:
             raise ClusterFailed(f"kind {' '.join(arguments[:2])}: {(done.stderr or done.stdout).strip()[-4000:]}")
@@ -179,7 +187,7 @@ class KindCluster:
         patches: list[dict[str, Any]] = []
         config: dict[str, Any] = {
             "kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4",
-            "nodes": [{"role": "control-plane"}, *({"role": "worker"} for _ in range(WORKERS))],
+            "nodes": [{"role": "control-plane"}, *({"role": "worker"} for _ in range(self.workers))],
         }
         if not os.environ.get("GPUGRANT_KIND_IMAGE"):
             patches.append({"kind": "ClusterConfiguration", "etcd": {"local": {"imageTag": ETCD_TAG}}})
@@ -263,3 +271,17 @@ def _make_modules_folder() -> None:
         except OSError as error:
             raise ClusterFailed(
                 f"kind mounts {_MODULES}, which is not there: make an empty folder of that name ({error})") from None
+
+
+def _allow_watches() -> None:
+    """Raise the host's limit on file watchers where it is too low for a cluster, and say so."""
+    allowed = int(_INOTIFY.read_text())
+    if allowed >= _INOTIFY_NEEDED:
+        return
+    name = f"fs.inotify.max_user_instances={_INOTIFY_NEEDED}"
+    try:
+        _INOTIFY.write_text(str(_INOTIFY_NEEDED))
+    except OSError:
+        say(f"only {allowed} file watchers are allowed here; if nodes do not become Ready: sudo sysctl {name}")
+    else:
+        say(f"set {name} until the next boot (it was {allowed}): nodes watch many files")
