@@ -41,6 +41,23 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path, mode: int):
         signing.load_key(path)
 
 
+@pytest.mark.parametrize(("mode", "taken"), [(0o440, True), (0o400, True), (0o444, False), (0o460, False)])
+def test_a_key_that_belongs_to_another_user_may_be_read_by_our_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, taken: bool
+):
+    """As the files of a Secret's volume are: root's, and the pod's group reads them."""
+    path = tmp_path / "key.pem"
+    made = signing.load_key(path, create=True)
+    path.chmod(mode)
+    mine = path.stat().st_uid
+    monkeypatch.setattr("os.geteuid", lambda: mine + 1)
+    if taken:
+        assert signing.load_key(path).public_key() == made.public_key()
+    else:
+        with pytest.raises(signing.KeyRefused, match=f"mode {mode:04o}"):
+            signing.load_key(path)
+
+
 def _private(key, encryption=None):
     encryption = encryption or serialization.NoEncryption()
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)

@@ -1,6 +1,7 @@
 """Ed25519: the key that signs a closed month, and what a signature is worth.
 
-A key file holds one unencrypted private key as PKCS#8 PEM and is its owner's alone (mode 0600).
+A key file holds one unencrypted private key as PKCS#8 PEM and is its owner's alone (mode 0600); where it belongs to
+another user, as the files of a Secret's volume do, our group may read it.
 """
 
 import hashlib
@@ -49,10 +50,12 @@ def load_key(path: Path, create: bool = False) -> Ed25519PrivateKey:
 def _read_private(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        mode = os.fstat(descriptor).st_mode
+        found = os.fstat(descriptor)
+        mode = found.st_mode
         if not stat.S_ISREG(mode):
             raise KeyRefused(f"the signing key {path} is not a file")
-        if mode & 0o077:
+        # A Secret's volume belongs to root, and we read it as the pod's group (fsGroup): mode 0440 is all it can be.
+        if mode & (0o077 if found.st_uid == os.geteuid() else 0o037):
             raise KeyRefused(
                 f"the signing key {path} can be read or changed by others (mode {mode & 0o777:04o}): "
                 f"chmod 600 {path}, and make a new key if others may have read it"
