@@ -98,6 +98,11 @@ class Sum(Struct):
     rows: int = 0
     total: int = 0
 
+    @classmethod
+    def of(cls, rows: int, total: int) -> "Sum":
+        """Return the sum of rows whose digests were added up as they are."""
+        return cls(rows, total % _MODULUS)
+
     def add(self, values: Sequence[Any], sign: int = 1) -> None:
         """Add a row by its summed columns, or take it away (``sign`` -1)."""
         self.rows += sign

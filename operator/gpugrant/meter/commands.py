@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from sqlalchemy import Connection
 
 _LEDGER = click.option(
@@ -32,26 +34,62 @@ def ledger() -> None:
 @ledger.command()
 @_LEDGER
 @click.option("--all", "every", is_flag=True, help=f"Show all differences, not the first {_MOST_SHOWN}.")
-def verify(ledger: str, every: bool) -> None:
-    """Work every sum out again from the raw facts and print the first differences. Exit code 1 if there are any."""
-    from gpugrant.expose.report.printing import progress
-    from gpugrant.meter.verify import verify_ledger
+@click.option(
+    "--reports",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Compare closed months with signed reports too: a month's folder, or one of such folders.",
+)
+@click.option(
+    "--public-key",
+    "key_files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="PEM file with the public key that must have signed the reports. May be repeated.",
+)
+def verify(ledger: str, every: bool, reports: Path | None, key_files: tuple[Path, ...]) -> None:
+    """Work every sum out again from the raw facts and print the first differences. Exit code 1 if there are any.
 
+    Rows are compared with what the ledger noted as it wrote them. Who owns the database can rewrite that as well: only
+    what is kept elsewhere, such as signed reports, shows it.
+    """
+    from gpugrant.expose.report.printing import clean, progress
+    from gpugrant.meter.verify import verify_ledger
+    from gpugrant.meter.verify_reports import verify_reports
+
+    folders, keys = _reports(reports, key_files)
     found = 0
     with (
         progress("verify") as told,
         _reading(ledger) as connection,
         closing(verify_ledger(connection, told)) as differences,
     ):
-        for difference in differences:
+        for difference in chain(verify_reports(connection, folders, keys, told), differences):
             found += 1
-            click.echo(str(difference))
+            click.echo(clean(str(difference)))
             if found == _MOST_SHOWN and not every:
                 click.echo("… and perhaps more: --all shows them", err=True)
                 break
     if found:
         raise SystemExit(1)
     click.echo("ok: every day, digest and sum is what the facts say, and no seat is held twice")
+    if folders:
+        words = "1 signed report says" if len(folders) == 1 else f"{len(folders)} signed reports say"
+        click.echo(f"{words} the same")
+        if not keys:
+            click.echo("by its own key: name the supplier's with --public-key to know who signed", err=True)
+
+
+def _reports(folder: Path | None, key_files: tuple[Path, ...]) -> "tuple[list[Path], list[Ed25519PublicKey]]":
+    """Return the reports to compare with and the keys that must have signed them."""
+    from gpugrant.expose.report.signing import KeyRefused, load_public_key
+    from gpugrant.meter.verify_reports import NoReports, report_folders
+
+    try:
+        return report_folders(folder) if folder else [], [load_public_key(file) for file in key_files]
+    except (NoReports, KeyRefused, OSError) as error:
+        raise click.ClickException(str(error)) from None
 
 
 @ledger.command()

@@ -94,7 +94,7 @@ def _days(
     sealed: list[Difference],
     told: Told,
 ) -> Iterator[Difference]:
-    """Yield what of a programme's days is not what the facts or their own rows say; ``sealed`` gets what was rewritten."""
+    """Yield what of a programme's days is not what facts or their own rows say; ``sealed`` gets what was rewritten."""
     query = select(days).where(days.c.programme == programme).order_by(days.c.start_at)
     rows = connection.execute(query).all()
     closed, contracted = read_closed(connection, programme), contracted_pools(connection, programme)

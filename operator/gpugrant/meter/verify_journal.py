@@ -60,11 +60,6 @@ class Journal:
         """Take in the journal and the ledger's own row; yield what is wrong with them."""
         row = connection.execute(select(ledger)).mappings().one()
         self.sums, entries, head = read_contents(row["contents"])
-        if seal_of(dict(row)) != row["seal"]:
-            where = (
-                f"table ledger, the seal over its row (watermark {row['watermark']}, write {row['writes']})"
-            )
-            yield Difference(where, seal_of(dict(row)), row["seal"], "the row has")
         number, chain = 0, ""
         query = select(journal).order_by(journal.c.id)
         with connection.execute(query, execution_options=STREAMED) as rows:
@@ -86,6 +81,11 @@ class Journal:
             where = "table journal, its last entry"
             yield Difference(where, f"{entries} {head[:16]}", f"{number} {chain[:16]}", OWN_ROW)
         yield from self._watermark(connection, row["watermark"])
+        if seal_of(dict(row)) != row["seal"]:
+            where = (
+                f"table ledger, the seal over its row (watermark {row['watermark']}, write {row['writes']})"
+            )
+            yield Difference(where, seal_of(dict(row)), row["seal"], "its columns say")
 
     def _take(self, number: int, entry: Entry) -> Iterator[Difference]:
         where = f"table journal, entry {number} ({entry.kind} {entry.programme} {entry.name})"

@@ -206,8 +206,8 @@ def _booked(
             line = booked.line
             what = "/".join(filter(None, (line.pool, line.tenant, line.grant, line.condition, line.reason)))
             where = f"table corrections, booked in closed month {kept.account.name}, {line.day}, {what}"
-            shown = f"{line.gpu_seconds}, {abs(times)} times"
-            expected, found = ("none", shown) if times > 0 else (shown, "none")
+            shown = f"{line.gpu_seconds}" if abs(times) == 1 else f"{line.gpu_seconds} ({abs(times)} rows)"
+            expected, found = ("no such row", shown) if times > 0 else (shown, "no such row")
             yield Difference(where, expected, found, FROZEN)
 
 

@@ -361,12 +361,12 @@ CASES = [
     ),
     case(
         "watermark put back",
-        "table ledger, the seal over its row",
+        "is stored, the last stored day ends at",
         "UPDATE ledger SET watermark = watermark - 432000",
     ),
     case(
         "watermark put back by a minute",
-        "table ledger, the seal over its row",
+        f"table ledger, watermark (second): {NOW - 60} is stored, the journal was written at {NOW} (-60)",
         "UPDATE ledger SET watermark = watermark - 60",
     ),
     case(
