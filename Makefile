@@ -22,7 +22,7 @@ SETTINGS ?=
 ARGS ?=
 BASE ?=
 
-.PHONY: help demo up down kind-up kind-down kind-test image test lint types imports generated check crds bench lock binaries clean
+.PHONY: help demo up down kind-up kind-down kind-test image plugin-image test lint types imports generated check crds bench lock binaries clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ image: $(INSTALLED) ## the operator's image, localhost/gpugrant/operator; BASE=i
 	@hack/packages kind
 	@exec env $(KIND) image --base "$(BASE)"
 
+plugin-image: $(INSTALLED) ## the fake device plugin's image, localhost/gpugrant/deviceplugin; BASE as for image
+	@hack/packages kind
+	@exec env PYTHONPATH=hack $(BIN)/python -m deviceplugin.image --base "$(BASE)"
+
 binaries: $(INSTALLED) ## find or build the Kubernetes binaries, and say where they are
 	@exec env $(DEVCLUSTER).binaries
 
@@ -99,6 +103,9 @@ lock: $(INSTALLED) ## resolve the newest allowed versions of the dependencies, w
 		--strip-extras --allow-unsafe --extra postgres --output-file requirements.txt pyproject.toml
 	@$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 		--strip-extras --allow-unsafe --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+	@cd images/deviceplugin && ../../$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-header --strip-extras --constraint ../../requirements-dev.txt \
+		--output-file requirements.txt requirements.in
 
 clean: ## end what runs here and remove what was made here (not the cache of binaries)
 	@if [ -x $(BIN)/python ]; then $(MAKE) down; fi

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,14 +75,24 @@ def _runs_python(name: str) -> bool:
 
 def build_operator(engine: Engine, given_base: str = "") -> str:
     """Build the operator's image from this checkout and return its name. Raises BuildFailed, EngineFailed."""
+    return build(engine, "operator", _OPERATOR / "Dockerfile", ROOT / "requirements.txt", _put_own_wheel, given_base)
+
+
+def build(engine: Engine, title: str, dockerfile: Path, requirements: Path, put_own: Callable[[Path], None],
+          given_base: str = "") -> str:
+    """Build one image of ours and return its name. Raises BuildFailed, EngineFailed.
+
+    Its context holds requirements.txt, wheels/ with all that this names, and what ``put_own`` puts there.
+    """
     started = time.monotonic()
     base = Base(given_base, given_base) if given_base else find_or_make_base(engine)
-    name = f"localhost/gpugrant/operator:{version()}"
-    with tempfile.TemporaryDirectory(prefix="gpugrant-operator-") as folder:
+    name = f"localhost/gpugrant/{title}:{version()}"
+    with tempfile.TemporaryDirectory(prefix=f"gpugrant-{title}-") as folder:
         context = Path(folder)
-        shutil.copy(_OPERATOR / "Dockerfile", context)
-        shutil.copy(ROOT / "requirements.txt", context)
-        _gather_wheels(context, _python_of(engine, base.builds))
+        shutil.copy(dockerfile, context / "Dockerfile")
+        shutil.copy(requirements, context / "requirements.txt")
+        put_own(context)
+        _download_wheels(requirements, context / "wheels", _python_of(engine, base.builds))
         former = engine.image_id(name)
         arguments = {"BASE": base.runs, "BUILDER": base.builds, "VERSION": version()}
         engine.run(
@@ -103,16 +113,19 @@ def _python_of(engine: Engine, image: str) -> tuple[int, int]:
     return int(words[0]), int(words[1])
 
 
-def _gather_wheels(folder: Path, python: tuple[int, int]) -> None:
-    """Put our wheel into FOLDER/own and the pinned ones, for this Python, into FOLDER/wheels. Raises BuildFailed."""
-    own, wheels = folder / "own", folder / "wheels"
+def _put_own_wheel(folder: Path) -> None:
+    """Put our wheel into FOLDER/own. Raises BuildFailed."""
     # From a copy: setuptools builds in the folder of the sources, and takes up what an earlier build left there.
     sources = folder / "sources"
     shutil.copytree(ROOT / "operator", sources / "operator", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, sources)
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(own), str(sources))
-    _pip("download", "--require-hashes", "--requirement", str(ROOT / "requirements.txt"), "--dest", str(wheels),
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder / "own"), str(sources))
+
+
+def _download_wheels(requirements: Path, into: Path, python: tuple[int, int]) -> None:
+    """Put the pinned wheels, for this Python, into a folder. Raises BuildFailed."""
+    _pip("download", "--require-hashes", "--requirement", str(requirements), "--dest", str(into),
          "--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={python[0]}.{python[1]}",
          *(f"--platform={platform}" for platform in _platforms()))
 
