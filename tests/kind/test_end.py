@@ -44,6 +44,12 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
     assert list(folder.iterdir()) == []
 
 
+def test_trying_engines_leaves_nothing(engine: Engine, only_run: None) -> None:
+    before = _everything(engine)
+    find_engine()
+    assert _everything(engine) - before == set()
+
+
 def test_where_no_engine_can_run_a_node_it_is_said_loudly(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
