@@ -1,6 +1,7 @@
 """The timeline against a counter that looks at every seat in every second, and knows nothing of spans or sums."""
 
 from collections import Counter, defaultdict
+from itertools import product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,10 +37,13 @@ moments = st.integers(0, LAST)
 # One of each more often, so that facts meet on the same seats.
 pools = st.sampled_from(["x", "x", "x", "y", "z"])
 shares = st.sampled_from(["Public", "Public", "OwnUse"])
+providers = st.sampled_from(["kim", "kim", "kim", "lee"])  # whose the pool of this name is
 
 
-def account_of(pool: str, share: str, owner: Owner = Owner.FREE, uid: str = "") -> Account:
-    place = (POOLS[pool][0], f"of-{pool}", pool, f"type-{pool}", share)
+def account_of(
+    pool: str, share: str, owner: Owner = Owner.FREE, uid: str = "", provider: str = "kim"
+) -> Account:
+    place = (POOLS[pool][0], provider, pool, f"type-{pool}", share)
     if owner is Owner.GRANT:
         return Account(*place, owner, f"tenant-{uid}", f"space-{uid}", f"name-{uid}", uid, f"award-{uid}")
     return Account(*place, owner)
@@ -55,7 +59,7 @@ def histories(draw, values, most=4, first=None):
 
 
 long_terms = st.tuples(st.integers(0, 9), st.integers(9, 40))
-places = st.tuples(pools, shares, st.sampled_from(FABRICS), st.sampled_from([0, 0, 0, 1]))
+places = st.tuples(pools, shares, st.sampled_from(FABRICS), st.sampled_from([0, 0, 0, 1]), providers)
 placements = st.none() | places
 
 
@@ -67,12 +71,12 @@ def placed_histories(draw, server):
         if place is None:
             found.append(Placed(server, since))
             continue
-        pool, share, fabric, fewer = place
+        pool, share, fabric, fewer, provider = place
         programme, seats = POOLS[pool]
         seats -= fewer  # gpusPerServer was lowered, whatever is held there
         idle = draw(st.sampled_from([Owner.FREE, Owner.OWN_USE])) if share == "OwnUse" else Owner.FREE
         found.append(
-            Placed(server, since, programme, f"of-{pool}", pool, f"type-{pool}", share, fabric, seats, idle)
+            Placed(server, since, programme, provider, pool, f"type-{pool}", share, fabric, seats, idle)
         )
     return found
 
@@ -137,16 +141,12 @@ def facts_of_a_window(draw):
     for uid in ("s1", "s2"):
         if draw(st.integers(0, 3)):
             seated[uid] = [
-                Seated(uid, since, POOLS[pool][0], f"of-{pool}", pool, f"type-{pool}", share, seats)
-                for since, (pool, share, seats) in draw(
+                Seated(uid, since, POOLS[pool][0], provider, pool, f"type-{pool}", share, seats)
+                for since, (pool, share, seats, provider) in draw(
                     histories(
-                        st.tuples(
-                            pools,
-                            shares,
-                            st.integers(0, 5),
-                        ),
+                        st.tuples(pools, shares, st.integers(0, 5), providers),
                         2,
-                        first=st.tuples(pools, shares, st.integers(1, 5)),
+                        first=st.tuples(pools, shares, st.integers(1, 5), providers),
                     )
                 )
             ]
@@ -156,16 +156,17 @@ def facts_of_a_window(draw):
                 pool,
                 since,
                 POOLS[pool][0],
-                f"of-{pool}",
+                provider,
                 f"type-{pool}",
                 tuple(Instalment(due, gpus, min(gpus, public)) for due, gpus, public in parts),
                 promised,
             )
-            for since, (parts, promised) in draw(
+            for since, (parts, promised, provider) in draw(
                 histories(
                     st.tuples(
                         st.lists(st.tuples(moments, st.integers(1, 9), st.integers(0, 9)), max_size=2),
                         st.integers(-1, 9),
+                        providers,
                     ),
                     2,
                 )
@@ -324,9 +325,10 @@ def seats_of(facts, server, at):
             owners.append((claim.since, claim.grant_uid))
     for seat in seats:
         if seat.owner is None:
-            seat.owner = account_of(placed.pool, placed.share, placed.idle_owner)
+            whose = (placed.pool, placed.share)
+            seat.owner = account_of(*whose, placed.idle_owner, provider=placed.provider)
             if owners:
-                seat.owner = account_of(placed.pool, placed.share, Owner.GRANT, min(owners)[1])
+                seat.owner = account_of(*whose, Owner.GRANT, min(owners)[1], placed.provider)
             else:
                 seat.dealt = True  # may be a shared grant's
     whole, maintained = "", False
@@ -400,10 +402,12 @@ def second(facts, programme, at):
             for stay in facts.stays
             if stay.account.grant_uid == uid and stay.start <= at < stay.end
         )
-        mine = [s for s in seats if s.dealt and (s.place[2], s.place[4]) == (one.pool, one.share)]
+        wherever = (one.provider, one.pool, one.share)
+        mine = [s for s in seats if s.dealt and (s.place[1], s.place[2], s.place[4]) == wherever]
         mine.sort(key=lambda s: (ORDER.index(s.condition), s.fabric, s.reason))
         for seat in mine[: max(0, wanted)]:
-            seat.owner, seat.fabric, seat.dealt = account_of(one.pool, one.share, Owner.GRANT, uid), "", False
+            seat.owner = account_of(one.pool, one.share, Owner.GRANT, uid, one.provider)
+            seat.fabric, seat.dealt = "", False
     cells = Counter()
     for seat in seats:
         condition, reason = seat.condition, seat.reason
@@ -413,21 +417,22 @@ def second(facts, programme, at):
             reason = "MoreHeldThanPlaced" if seat.is_more else ""
         cells[Cell(seat.owner, seat.fabric, condition or Condition.IDLE, reason)] += 1
     expected, shortfall = Counter(), Counter()
-    for pool, (of, _) in POOLS.items():
-        installed = [s for s in seats if s.place[2] == pool]
+    for provider, (pool, (of, _)) in product(("kim", "lee"), POOLS.items()):
+        installed = [s for s in seats if s.place[1:3] == (provider, pool)]
         public = sum(s.place[4] == "Public" for s in installed)
         one = now(facts.contracted.get(pool, ()), at)
-        expected[pool] = len(installed)
-        if of != programme or one is None:
+        expected[provider, pool] = len(installed)
+        if of != programme or one is None or one.provider != provider:
             continue
         due = [part for part in one.instalments if part.due <= at]
         missing = max(0, sum(part.gpus for part in due) - len(installed))
-        expected[pool] += missing
+        expected[provider, pool] += missing
         for_public = min(missing, max(0, sum(part.public_gpus for part in due) - public))
         for share, count in (("Public", for_public), ("OwnUse", missing - for_public)):
-            cells[Cell(account_of(pool, share), "", Condition.UNDELIVERED, "NotInstalled")] += count
+            account = account_of(pool, share, provider=provider)
+            cells[Cell(account, "", Condition.UNDELIVERED, "NotInstalled")] += count
         if one.promised >= 0:
-            shortfall[pool] = max(0, one.promised - public)
+            shortfall[provider, pool] = max(0, one.promised - public)
     return cells, expected, shortfall
 
 
@@ -447,7 +452,7 @@ def check(facts: Facts, programme: str, start: int, end: int) -> Built:
     assert +Counter(built.shortfall) == shortfall
     counted = defaultdict(int)
     for cell, amount in built.cells.items():
-        counted[cell.account.pool] += amount
+        counted[cell.account.provider, cell.account.pool] += amount
     assert +Counter(counted) == expected  # R10: the parts are the whole
     return built
 

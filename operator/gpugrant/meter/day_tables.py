@@ -63,6 +63,7 @@ day_pools = Table(
     "day_pools",
     metadata,
     Column("day_id", Id, ForeignKey("days.id"), primary_key=True),
+    Column("provider", Text, primary_key=True),
     Column("pool", Text, primary_key=True),
     Column("expected", BigInteger, nullable=False),
     Column("shortfall", BigInteger, nullable=False),

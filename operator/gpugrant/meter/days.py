@@ -171,9 +171,9 @@ class Rewrite:
         self._corrections: list[tuple[Cell, str, int]] = []  # and the month that they are booked in
         self._gone: list[Cell] = []
         self._new: dict[Cell, int] = {}
-        self._final: set[str] = set()  # pools of providers whose month is closed
+        self._final: set[tuple[str, str]] = set()  # pools, with their provider, of providers whose month is closed
         self.moved: dict[Account, Sums] = {}
-        self.shortfall: dict[tuple[str, str], int] = {}  # by how much it changes, by programme and pool
+        self.shortfall: dict[tuple[str, str, str], int] = {}  # by how much it changes; programme, provider, pool
         self.digests: list[tuple[str, str, str, str]] = []  # programme, provider, day, sha256
         self.revisions: list[Entry] = []  # of these digests, for the journal
 
@@ -182,7 +182,7 @@ class Rewrite:
         month = self._row.day.month
         for cell in sorted(stored.keys() | corrected.keys() | built.cells.keys(), key=_order):
             if self._closed.has(cell.account, month):
-                self._final.add(cell.account.pool)
+                self._final.add((cell.account.provider, cell.account.pool))
             was, now = stored.get(cell, 0) + corrected.get(cell, 0), built.cells.get(cell, 0)
             if was == now:
                 continue
@@ -230,9 +230,9 @@ class Rewrite:
         """Write what pools must add up to, but for those of a provider whose month is closed."""
         for provider, pools in contracted_pools(self._connection, self._row.programme).items():
             if (provider, self._row.day.month) in self._closed.months:
-                self._final |= pools
+                self._final |= {(provider, pool) for pool in pools}
         there = select(day_pools).where(day_pools.c.day_id == self._row.id)
-        known = {row.pool: row.shortfall for row in self._connection.execute(there)}
+        known = {(row.provider, row.pool): row.shortfall for row in self._connection.execute(there)}
         for pool in sorted((known.keys() | built.expected.keys()) - self._final):
             values = {
                 "expected": built.expected.get(pool, 0),
@@ -241,11 +241,11 @@ class Rewrite:
             }
             more = values["shortfall"] - known.get(pool, 0)
             if more:
-                self.shortfall[self._row.programme, pool] = more
+                self.shortfall[self._row.programme, *pool] = more
             put(
                 self._connection,
                 day_pools,
-                {"day_id": self._row.id, "pool": pool},
+                {"day_id": self._row.id, "provider": pool[0], "pool": pool[1]},
                 values,
                 there=pool in known,
             )

@@ -14,7 +14,7 @@ from gpugrant.meter.reading import read_stays
 from gpugrant.meter.rows import Accounts, holding_of
 from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tables import failures, holdings
-from gpugrant.meter.tally import SHOWN_DIGESTS, Sums, Tally
+from gpugrant.meter.tally import SHOWN_DIGESTS, PoolKey, Sums, Tally
 
 _DAY = 86_400
 
@@ -61,11 +61,11 @@ def _read_totals(connection: Connection, accounts: Accounts) -> dict[Account, Su
     return closed
 
 
-def _read_shortfall(connection: Connection) -> dict[tuple[str, str], int]:
-    query = select(days.c.programme, day_pools.c.pool, func.sum(day_pools.c.shortfall))
+def _read_shortfall(connection: Connection) -> dict[PoolKey, int]:
+    pool = (days.c.programme, day_pools.c.provider, day_pools.c.pool)
+    query = select(*pool, func.sum(day_pools.c.shortfall))
     joined = query.join(days, days.c.id == day_pools.c.day_id).where(day_pools.c.shortfall > 0)
-    found = connection.execute(joined.group_by(days.c.programme, day_pools.c.pool))
-    return {(programme, pool): int(amount) for programme, pool, amount in found}
+    return {(row[0], row[1], row[2]): int(row[3]) for row in connection.execute(joined.group_by(*pool))}
 
 
 def _read_digests(connection: Connection, watermark: int) -> Iterable[tuple[str, str, str, str]]:

@@ -26,9 +26,9 @@ from gpugrant.meter.rows import Accounts
 from gpugrant.meter.spans import in_force
 from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tables import holdings, ledger, settings_versions
-from gpugrant.meter.timeline import Cell, build
+from gpugrant.meter.timeline import Cell, PoolOf, build
 
-HeldByPool = Callable[[Connection, Accounts, Histories, str, int, int], Mapping[str, int]]
+HeldByPool = Callable[[Connection, Accounts, Histories, str, int, int], Mapping[PoolOf, int]]
 
 SEATS_IDENTITY = "seats x seconds"
 HELD_IDENTITY = "held"
@@ -54,16 +54,16 @@ class _Sums:
 
     def __init__(self) -> None:
         self.days: dict[str, dict[Cell, int]] = defaultdict(dict)
-        self.expected: Counter[str] = Counter()
-        self.held: Counter[str] = Counter()
-        self.shortfall: Counter[str] = Counter()
+        self.expected: Counter[PoolOf] = Counter()
+        self.held: Counter[PoolOf] = Counter()
+        self.shortfall: Counter[PoolOf] = Counter()
 
-    def counted(self) -> Counter[str]:
+    def counted(self) -> Counter[PoolOf]:
         """Return what the cells of each pool add up to."""
-        found: Counter[str] = Counter()
+        found: Counter[PoolOf] = Counter()
         for of_day in self.days.values():
             for cell, amount in of_day.items():
-                found[cell.account.pool] += amount
+                found[cell.account.provider, cell.account.pool] += amount
         return found
 
 
@@ -167,9 +167,9 @@ def _read_days(
         sums.days[day][Cell(accounts.by_id(number), fabric, Condition(condition), reason)] = amount
     pools = select(day_pools).join(days, days.c.id == day_pools.c.day_id).where(mine)
     for row in connection.execute(pools):
-        sums.expected[row.pool] += row.expected
-        sums.held[row.pool] += row.held
-        sums.shortfall[row.pool] += row.shortfall
+        sums.expected[row.provider, row.pool] += row.expected
+        sums.held[row.provider, row.pool] += row.held
+        sums.shortfall[row.provider, row.pool] += row.shortfall
     first = connection.execute(select(func.min(days.c.start_at)).where(mine)).scalar()
     return None if first is None else int(first)
 
@@ -267,9 +267,9 @@ def _corrections(
     return tuple(sorted(found))
 
 
-def _identities(sums: _Sums, provider: str, held: Mapping[str, int]) -> tuple[Identity, ...]:
+def _identities(sums: _Sums, provider: str, held: Mapping[PoolOf, int]) -> tuple[Identity, ...]:
     pools = {
-        cell.account.pool
+        (provider, cell.account.pool)
         for of_day in sums.days.values()
         for cell in of_day
         if cell.account.provider == provider
@@ -280,8 +280,8 @@ def _identities(sums: _Sums, provider: str, held: Mapping[str, int]) -> tuple[Id
             identity
             for pool in pools
             for identity in (
-                Identity(SEATS_IDENTITY, pool, sums.expected[pool], counted[pool]),
-                Identity(HELD_IDENTITY, pool, held.get(pool, 0), sums.held[pool]),
+                Identity(SEATS_IDENTITY, pool[1], sums.expected[pool], counted[pool]),
+                Identity(HELD_IDENTITY, pool[1], held.get(pool, 0), sums.held[pool]),
             )
         )
     )
@@ -294,7 +294,9 @@ def _shortfall(sums: _Sums, histories: Histories, programme: str, provider: str)
         for pool, plans in histories.of(Contracted).items()
         if any((one.programme, one.provider) == (programme, provider) for one in plans)
     }
-    return tuple(Shortfall(pool, sums.shortfall[pool]) for pool in sorted(pools) if sums.shortfall[pool])
+    return tuple(
+        Shortfall(pool, amount) for pool in sorted(pools) if (amount := sums.shortfall[provider, pool])
+    )
 
 
 def _digests(connection: Connection, programme: str, provider: str, month: str) -> tuple[DayDigest, ...]:

@@ -11,13 +11,14 @@ from gpugrant.meter.histories import Histories
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.spans import in_force
 from gpugrant.meter.tables import holdings
+from gpugrant.meter.timeline import PoolOf
 
 
 def held_by_pool(
     connection: Connection, accounts: Accounts, histories: Histories, programme: str, start: int, end: int
-) -> Counter[str]:
+) -> Counter[PoolOf]:
     """Return the GPU-seconds that pods held in [start, end), by pool of a programme."""
-    found: Counter[str] = Counter()
+    found: Counter[PoolOf] = Counter()
     touching = (holdings.c.held_from < end) & or_(
         holdings.c.held_until.is_(None), holdings.c.held_until > start
     )
@@ -43,7 +44,9 @@ def held_by_pool(
 
 def _by_server(connection: Connection, start: int, end: int) -> Iterator[tuple[str, int, int]]:
     """Yield server, account and GPU-seconds held in [start, end): what has ended, and what holds still."""
-    server = holdings.c.server.concat("")  # not read in the order of an index on servers: rows lie as they were bound
+    server = holdings.c.server.concat(
+        ""
+    )  # not read in the order of an index on servers: rows lie as they were bound
     amount = func.sum((_until(end) - _from(start)) * holdings.c.seats)
     query = select(server, holdings.c.account_id, amount).group_by(server, holdings.c.account_id)
     began = holdings.c.held_from + 0 < end  # not by the index on it: most rows began before any given moment
@@ -51,11 +54,13 @@ def _by_server(connection: Connection, start: int, end: int) -> Iterator[tuple[s
         yield from connection.execute(query.where(touching, began))
 
 
-def _add(found: Counter[str], programme: str, account: Account, placed: Placed | None, amount: int) -> None:
+def _add(
+    found: Counter[PoolOf], programme: str, account: Account, placed: Placed | None, amount: int
+) -> None:
     """Add to the pool that the server was in, or else to the one the pod was bound in."""
     place = account if placed is None else placed
     if amount and place.pool and place.programme == programme:
-        found[place.pool] += amount
+        found[place.provider, place.pool] += amount
 
 
 def _places(history: Sequence[Placed], start: int, end: int) -> Iterator[tuple[int, int, Placed | None]]:

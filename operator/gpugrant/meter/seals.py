@@ -26,7 +26,7 @@ from gpugrant.meter.tables import journal, ledger, settings_versions
 _CELL = ("account_id", "fabric", "condition", "reason", "gpu_seconds")
 _OF_A_DAY = (
     (cells, _CELL),
-    (day_pools, ("pool", "expected", "shortfall", "held")),
+    (day_pools, ("provider", "pool", "expected", "shortfall", "held")),
     (day_digests, ("provider", "sha256", "revision")),
     (corrections, ("booked_in", "why", *_CELL)),
 )

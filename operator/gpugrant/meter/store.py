@@ -38,6 +38,7 @@ from gpugrant.meter.rows import Accounts
 from gpugrant.meter.settling import Settling, cut_again
 from gpugrant.meter.tables import ledger, settings_versions
 from gpugrant.meter.tally import Tally
+from gpugrant.meter.timeline import PoolOf
 from gpugrant.meter.transaction import Change, SupersededError, Transaction, take_lock
 from gpugrant.meter.verify import drift_of, next_day_to_check
 
@@ -81,7 +82,7 @@ class Store:
         self.kept_until = 0  # the watermark when this process opened the ledger first
         # What was counted last, good for as long as the number of writes is the same.
         self._counted: tuple[int, tuple[MonthAccount, dict[str, str]]] | None = None
-        self._held_last: tuple[tuple[int, str, int, int], Mapping[str, int]] | None = None
+        self._held_last: tuple[tuple[int, str, int, int], Mapping[PoolOf, int]] | None = None
 
     # -- opening -------------------------------------------------------------------------------------
 
@@ -227,7 +228,7 @@ class Store:
         programme: str,
         start: int,
         end: int,
-    ) -> Mapping[str, int]:
+    ) -> Mapping[PoolOf, int]:
         """Return what pods held; the same for every provider, so it is summed once while nothing is written."""
         asked = (self._writes, programme, start, end)
         if not self.is_open or self._held_last is None or self._held_last[0] != asked:

@@ -16,12 +16,13 @@ from gpugrant.meter.facts import Account, Condition, Contracted, Failure, Placed
 from gpugrant.meter.histories import FOR_EVER, Dated, Histories, Key
 from gpugrant.meter.months import Calendars, Day, day_from
 from gpugrant.meter.reading import facts_of, stay_of
-from gpugrant.meter.timeline import Stay, build
+from gpugrant.meter.timeline import PoolOf, Stay, build
 
 Sums = dict[tuple[str, Condition], int]  # by month and condition
 Series = tuple[Account, Condition]
 FailureKey = tuple[str, str, str, str, str, str]  # programme, provider, pool, gpu_type, share, cause
-PoolKey = tuple[str, str, str, str, str]  # programme, provider, pool, gpu_type, share
+PoolKey = tuple[str, str, str]  # programme, provider, pool
+PoolLabels = tuple[str, str, str, str, str]  # and gpu_type, share
 
 SHOWN_DIGESTS = 35  # days, of every programme and provider
 
@@ -49,7 +50,7 @@ class Delta(Struct, frozen=True):
     shown: Mapping[Series, int] = {}  # floors
     days: Mapping[str, DayEnds] = {}  # by programme
     digests: tuple[tuple[str, str, str, str], ...] = ()  # programme, provider, day, sha256
-    shortfall: Mapping[tuple[str, str], int] = {}  # by programme and pool, by how much stored sums change
+    shortfall: Mapping[PoolKey, int] = {}  # by how much stored sums change
     failures: tuple[Failure, ...] = ()
     watermark: int = 0
     since: int = FOR_EVER  # the first moment that is otherwise now
@@ -63,7 +64,7 @@ class Reading(Struct, frozen=True):
     sums: Mapping[Account, Sums]
     counters: Mapping[Account, Mapping[Condition, int]]
     failures: Mapping[FailureKey, int]
-    shortfall: Mapping[PoolKey, int] = {}  # GPU-seconds by which a promise was not met
+    shortfall: Mapping[PoolLabels, int] = {}  # GPU-seconds by which a promise was not met
     digests: tuple[tuple[str, str, str, str], ...] = ()  # programme, provider, day, sha256; the newest days
 
 
@@ -89,8 +90,9 @@ class Tally:
         self._built: dict[str, _Open] = {}  # by programme, what will hardly change
         self._last: Reading | None = None
         self._is_fresh = False
-        self._shortfall: Counter[tuple[str, str]] = Counter()
+        self._shortfall: Counter[PoolKey] = Counter()
         self._shortfall_shown: dict[PoolKey, int] = {}
+        self._promised_types: dict[PoolKey, str] = {}  # GPU types, as the last contract says
         self._digests: dict[tuple[str, str], dict[str, str]] = {}
         self._floored: set[str] = set()  # pools whose floors are kept as of the last reading
 
@@ -101,7 +103,7 @@ class Tally:
         closed: dict[Account, Sums],
         shown: dict[Series, int],
         failures: Iterable[Failure],
-        shortfall: Mapping[tuple[str, str], int],
+        shortfall: Mapping[PoolKey, int],
         digests: Iterable[tuple[str, str, str, str]],
     ) -> None:
         """Start from what is stored."""
@@ -176,6 +178,8 @@ class Tally:
     def _begin_with(self, fact: Dated) -> None:
         if isinstance(fact, Placed | Seated | Contracted):
             self._begin(fact.programme, fact.since)
+        if isinstance(fact, Contracted) and fact.programme:
+            self._promised_types[fact.programme, fact.provider, fact.pool] = fact.gpu_type
 
     def _begin(self, programme: str, at: int) -> None:
         if programme:
@@ -257,13 +261,13 @@ class Tally:
 
     def _make(self) -> Reading:
         sums = {account: dict(kept) for account, kept in self._closed.items()}
-        open_shortfall: Counter[tuple[str, str]] = Counter()
+        open_shortfall: Counter[PoolKey] = Counter()
         for programme in self.programmes():
             for built in self._open_sums(programme):
                 for (account, month, condition), amount in built.sums.items():
                     kept = sums.setdefault(account, {})
                     kept[month, condition] = kept.get((month, condition), 0) + amount
-                open_shortfall.update({(programme, pool): n for pool, n in built.shortfall.items()})
+                open_shortfall.update({(programme, *pool): n for pool, n in built.shortfall.items()})
         counters: dict[Account, dict[Condition, int]] = {}
         for account, kept in sums.items():
             counted = counters[account] = {}
@@ -287,15 +291,14 @@ class Tally:
             digests,
         )
 
-    def _read_shortfall(self, open_days: Counter[tuple[str, str]]) -> dict[PoolKey, int]:
+    def _read_shortfall(self, open_days: Counter[PoolKey]) -> dict[PoolLabels, int]:
         """Return by how much promises were not met; never less than was shown."""
-        for (programme, pool), amount in (self._shortfall + open_days).items():
-            history = self.histories.of(Contracted).get(pool)
-            if history:
-                last = history[-1]
-                key = (programme, last.provider, pool, last.gpu_type, "Public")
-                self._shortfall_shown[key] = max(amount, self._shortfall_shown.get(key, 0))
-        return dict(self._shortfall_shown)
+        for pool, amount in (self._shortfall + open_days).items():
+            self._shortfall_shown[pool] = max(amount, self._shortfall_shown.get(pool, 0))
+        return {
+            (*pool, self._promised_types.get(pool, ""), "Public"): amount
+            for pool, amount in self._shortfall_shown.items()
+        }
 
     def _open_sums(self, programme: str) -> tuple["_Open", "_Open"]:
         """Return the sums of a programme's open days up to the watermark: of what is settled, of what is not yet."""
@@ -383,7 +386,7 @@ class _Open:
     def __init__(self, until: int) -> None:
         self.until = until
         self.sums: dict[tuple[Account, str, Condition], int] = {}
-        self.shortfall: Counter[str] = Counter()
+        self.shortfall: Counter[PoolOf] = Counter()
 
 
 def failure_key(failure: Failure) -> FailureKey:

@@ -10,6 +10,7 @@ on shared servers that has fewer seats held than it owns; else the provider (own
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
+from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -83,6 +84,9 @@ class Cell(Struct, frozen=True):
     reason: str = ""
 
 
+PoolOf: TypeAlias = tuple[str, str]  # provider, pool: a pool's name may come to be another provider's
+
+
 class Built(Struct, frozen=True):
     """A window's sums. ``expected`` is worked out another way: max(contracted, installed) seats x seconds.
 
@@ -90,9 +94,9 @@ class Built(Struct, frozen=True):
     """
 
     cells: Mapping[Cell, int]
-    expected: Mapping[str, int]  # by pool
-    shortfall: Mapping[str, int]  # by pool: public GPUs promised and not installed x seconds
-    held: Mapping[str, int]  # by pool
+    expected: Mapping[PoolOf, int]
+    shortfall: Mapping[PoolOf, int]  # public GPUs promised and not installed x seconds
+    held: Mapping[PoolOf, int]
 
 
 def build(facts: Facts, programme: str, start: int, end: int) -> Built:
@@ -117,16 +121,18 @@ class _Window:
         self._programme = programme
         self._start, self._end = start, end
         self._sums: dict[tuple[Account, str, Condition, str], int] = defaultdict(int)
-        self._held: dict[str, int] = defaultdict(int)
-        # Installed seats as steps: (pool, share) -> moment -> change.
-        self._steps: dict[tuple[str, str], dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self._held: dict[PoolOf, int] = defaultdict(int)
+        # Installed seats as steps: pool and share -> moment -> change.
+        self._steps: dict[tuple[PoolOf, str], dict[int, int]] = defaultdict(lambda: defaultdict(int))
         self._accounts: dict[tuple[object, ...], Account] = {}
         self._moved: dict[tuple[Account, tuple[str, ...]], Account] = {}
-        self._rooms: dict[tuple[str, str], Rooms] = {}  # by pool and share that have grants on shared servers
+        self._rooms: dict[
+            tuple[PoolOf, str], Rooms
+        ] = {}  # pools and shares that have grants on shared servers
         for history in facts.seated.values():
             for seated in history:
                 if seated.programme == programme and seated.seats:
-                    self._rooms.setdefault((seated.pool, seated.share), Rooms())
+                    self._rooms.setdefault((_pool_of(seated), seated.share), Rooms())
         self._aspects: dict[str, dict[Aspect, Sequence[Health]]] = defaultdict(dict)
         for (server, aspect), health in facts.health.items():
             self._aspects[server][aspect] = health
@@ -157,7 +163,7 @@ class _Window:
             if span.placed is None:
                 self._add_unplaced(span, here)
             elif span.placed.programme == self._programme:
-                self._install(span.placed.pool, span.placed.share, span.start, span.end, span.seats)
+                self._install(span.placed, span.start, span.end, span.seats)
                 self._add_span(span, span.placed, here, is_plain)
 
     def _add_unplaced(self, span: Span, stays: list[Stay]) -> None:
@@ -167,8 +173,8 @@ class _Window:
             start, end = max(stay.start, span.start), min(stay.end, span.end)
             if not account.pool or account.programme != self._programme or start >= end:
                 continue
-            self._install(account.pool, account.share, start, end, stay.seats)
-            self._held[account.pool] += stay.seats * (end - start)
+            self._install(account, start, end, stay.seats)
+            self._held[_pool_of(account)] += stay.seats * (end - start)
             condition, reason = _whole(span)
             if condition is None and span.doubted:
                 condition, reason = UNOBSERVED, HEALTH_UNSEEN
@@ -184,7 +190,7 @@ class _Window:
 
     def _add_span(self, span: Span, placed: Placed, stays: list[Stay], is_plain: bool) -> None:
         """Add a span; ``is_plain`` says that all seats of each stay are in one condition as far as the stay goes."""
-        roomy = not span.owner and (placed.pool, placed.share) in self._rooms
+        roomy = not span.owner and (_pool_of(placed), placed.share) in self._rooms
         if not (span.plain and is_plain) or (roomy and stays) or _most_held(stays) > span.seats:
             self._sweep(span, placed, stays)
             return
@@ -210,12 +216,12 @@ class _Window:
         for account, amount in sums.items():
             self._add(self._account_at(account, placed), placed.fabric, condition or USED, reason, amount)
         if held:
-            self._held[placed.pool] += held
+            self._held[_pool_of(placed)] += held
         left = span.seats * (last - first) - held
         if left > 0:
             if roomy:
                 room = Room(condition or IDLE, placed.fabric, reason, self._idle(span, placed))
-                self._rooms[placed.pool, placed.share].add(room, span.start, span.end, span.seats)
+                self._rooms[_pool_of(placed), placed.share].add(room, span.start, span.end, span.seats)
             else:
                 self._add(self._idle(span, placed), placed.fabric, condition or IDLE, reason, left)
 
@@ -244,7 +250,7 @@ class _Window:
         seats_held = sum(stay.seats for stay in held)
         unheld = max(0, span.seats - seats_held)
         if seats_held > span.seats:  # gpusPerServer was lowered, or says less than there is
-            self._install(placed.pool, placed.share, start, end, seats_held - span.seats)
+            self._install(placed, start, end, seats_held - span.seats)
         whole, reason = (FAILED, span.whole) if span.whole else (None, "")
         unwell = {stay.uid: 0 if whole else self._unwell(stay, start) for stay in held}
         # What is left of each held pod's seats, and of those that nobody holds, as conditions take their part.
@@ -287,13 +293,13 @@ class _Window:
         up_to = 0  # seats of the pods that came before, and of this one
         for stay in held:
             up_to += stay.seats
-            self._held[placed.pool] += stay.seats * length
+            self._held[_pool_of(placed)] += stay.seats * length
             account = self._account_at(stay.account, placed)
             more = min(rest[stay.uid], max(0, up_to - span.seats))
             self._add_used(account, placed.fabric, rest[stay.uid] - more, start, end)
             self._add_used(account, placed.fabric, more, start, end, MORE_HELD)
         told.append((None, IDLE, "", unheld))
-        roomy = not span.owner and (placed.pool, placed.share) in self._rooms
+        roomy = not span.owner and (_pool_of(placed), placed.share) in self._rooms
         for one, condition, why, seats in told:
             if not seats:
                 continue
@@ -302,7 +308,7 @@ class _Window:
                 self._add(account, placed.fabric, condition, why, seats * length)
             elif roomy:
                 room = Room(condition, placed.fabric, why, self._idle(span, placed))
-                self._rooms[placed.pool, placed.share].add(room, start, end, seats)
+                self._rooms[_pool_of(placed), placed.share].add(room, start, end, seats)
             else:
                 self._add(self._idle(span, placed), placed.fabric, condition, why, seats * length)
 
@@ -343,17 +349,18 @@ class _Window:
 
     def add_contracts(self) -> None:
         """Add what is contracted and not installed."""
-        self._expected: dict[str, int] = defaultdict(int)
-        self._shortfall: dict[str, int] = defaultdict(int)
+        self._expected: dict[PoolOf, int] = defaultdict(int)
+        self._shortfall: dict[PoolOf, int] = defaultdict(int)
         pools = {pool for pool, _ in self._steps} | {
-            name
-            for name, history in self._facts.contracted.items()
-            if any(one.programme == self._programme for one in history)
+            _pool_of(one)
+            for history in self._facts.contracted.values()
+            for one in history
+            if one.programme == self._programme
         }
         for pool in sorted(pools):
-            self._add_contract(pool, self._facts.contracted.get(pool, ()))
+            self._add_contract(pool, self._facts.contracted.get(pool[1], ()))
 
-    def _add_contract(self, pool: str, history: Sequence[Contracted]) -> None:
+    def _add_contract(self, pool: PoolOf, history: Sequence[Contracted]) -> None:
         shares = sorted(share for name, share in self._steps if name == pool)
         edges = {self._start, self._end}
         for share in shares:
@@ -368,7 +375,7 @@ class _Window:
                 installed[share] += self._steps[pool, share].get(start, 0)
             there, public = sum(installed.values()), installed.get(PUBLIC, 0)
             plan = in_force(history, start)
-            if plan is None or plan.programme != self._programme:
+            if plan is None or (plan.programme, plan.provider) != (self._programme, pool[0]):
                 self._expected[pool] += there * (end - start)
                 continue
             due = [part for part in plan.instalments if part.due <= start]
@@ -379,11 +386,11 @@ class _Window:
             missing = max(0, contracted - there)
             for_public = min(missing, max(0, sum(part.public_gpus for part in due) - public))
             for share, seats in ((PUBLIC, for_public), ("OwnUse", missing - for_public)):
-                account = Account(plan.programme, plan.provider, pool, plan.gpu_type, share, Owner.FREE)
+                account = Account(plan.programme, *pool, plan.gpu_type, share, Owner.FREE)
                 self._add(account, "", Condition.UNDELIVERED, NOT_INSTALLED, seats * (end - start))
 
-    def _install(self, pool: str, share: str, start: int, end: int, seats: int) -> None:
-        steps = self._steps[pool, share]
+    def _install(self, place: Placed | Account, start: int, end: int, seats: int) -> None:
+        steps = self._steps[_pool_of(place), place.share]
         steps[start] += seats
         steps[end] -= seats
 
@@ -466,6 +473,10 @@ class _Window:
         return Built(cells, dict(self._expected), dict(self._shortfall), dict(self._held))
 
 
+def _pool_of(place: Placed | Seated | Contracted | Account) -> PoolOf:
+    return place.provider, place.pool
+
+
 def _place(placed: Placed | Seated) -> tuple[str, str, str, str, str]:
     return placed.programme, placed.provider, placed.pool, placed.gpu_type, placed.share
 
@@ -488,7 +499,7 @@ def _whole(span: Span) -> tuple[Condition | None, str]:
 
 
 def _seated(
-    history: Sequence[Seated], terms: Sequence[GrantTerms], pool: str, share: str, start: int, end: int
+    history: Sequence[Seated], terms: Sequence[GrantTerms], pool: PoolOf, share: str, start: int, end: int
 ) -> Iterable[tuple[int, int, Seated]]:
     """Yield when a grant on shared servers owns seats of a pool's share: within its term."""
     edges = {start, end, *(one.since for one in history)}
@@ -497,7 +508,7 @@ def _seated(
     inside = sorted(at for at in edges if start <= at <= end)
     for left, right in pairwise(inside):
         seated, now = in_force(history, left), terms_at(terms, left)
-        if seated is None or now is None or (seated.pool, seated.share) != (pool, share):
+        if seated is None or now is None or (_pool_of(seated), seated.share) != (pool, share):
             continue
         if seated.seats and now.start <= left < now.end:
             yield left, right, seated

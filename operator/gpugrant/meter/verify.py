@@ -19,7 +19,7 @@ from gpugrant.meter.reading import build_from_rows, facts_of, histories_of, stay
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.seals import entered_seal, seal_of_day
 from gpugrant.meter.tables import holdings
-from gpugrant.meter.timeline import Built, Cell, Stay, build
+from gpugrant.meter.timeline import Built, Cell, PoolOf, Stay, build
 from gpugrant.meter.verify_holds import Holds
 from gpugrant.meter.verify_journal import Journal
 from gpugrant.meter.verify_months import check_corrections, check_months, frozen_digest
@@ -153,17 +153,17 @@ class _Day:
         self._cells = read_cells(connection, accounts, cells, row.id)
         self._corrections = read_cells(connection, accounts, corrections, row.id)
         self._pools = {
-            pool.pool: pool
+            (pool.provider, pool.pool): pool
             for pool in connection.execute(select(day_pools).where(day_pools.c.day_id == row.id))
         }
         # Of providers whose month is closed: what pools must add up to stays as it was then.
         self._final = {
-            pool
+            (provider, pool)
             for provider, pools in contracted.items()
             if (provider, row.day.month) in closed.months
             for pool in pools
         }
-        self._final |= {cell.account.pool for cell in self._cells if closed.has(cell.account, row.day.month)}
+        self._final |= {_pool_of(cell) for cell in self._cells if closed.has(cell.account, row.day.month)}
 
     def compare(self, built: Built) -> Iterator[Difference]:
         """Yield what is not what the facts say."""
@@ -174,7 +174,7 @@ class _Day:
             was, now = stored.get(cell, 0), built.cells.get(cell, 0)
             if was != now:
                 yield Difference(f"{self._where}, {_named(cell)}", f"{now}", f"{was}")
-        corrected = {cell.account.pool for cell in self._corrections}
+        corrected = {_pool_of(cell) for cell in self._corrections}
         for pool in sorted(self._pools.keys() | built.expected.keys()):
             row = self._pools.get(pool)
             names = ("expected", "held", "shortfall") if pool not in self._final else ("held",)
@@ -182,7 +182,7 @@ class _Day:
                 now, was = getattr(built, name).get(pool, 0), getattr(row, name, 0)
                 if now != was:
                     what = _SEATS if name == "expected" else name
-                    yield Difference(f"{self._where}, pool {pool}, {what}", f"{now}", f"{was}")
+                    yield Difference(f"{self._where}, pool {pool[1]}, {what}", f"{now}", f"{was}")
 
     def check_sums(self) -> Iterator[Difference]:
         """Yield digests and sums that are not those of the day's own cells."""
@@ -194,13 +194,17 @@ class _Day:
             if known.get(provider) != wanted:
                 where = f"{self._where}, digest for {provider}"
                 yield Difference(where, wanted, known.get(provider) or "none", "its cells say")
-        sums: Counter[str] = Counter()
+        sums: Counter[PoolOf] = Counter()
         for cell, amount in self._cells.items():
-            sums[cell.account.pool] += amount
+            sums[_pool_of(cell)] += amount
         for name, pool in self._pools.items():
             if sums[name] != pool.expected:
-                where = f"{self._where}, pool {name}, {_SEATS}"
+                where = f"{self._where}, pool {name[1]}, {_SEATS}"
                 yield Difference(where, f"{sums[name]}", f"{pool.expected}", "its cells add up to")
+
+
+def _pool_of(cell: Cell) -> PoolOf:
+    return cell.account.provider, cell.account.pool
 
 
 def _named(cell: Cell) -> str:

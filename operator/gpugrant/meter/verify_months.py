@@ -170,7 +170,9 @@ def _cells(connection: Connection, accounts: Accounts, row: RowMapping) -> Itera
 def _pools(connection: Connection, row: RowMapping) -> Mapping[str, Counter[str]]:
     """Return what the days of a month have of each pool."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    query = select(day_pools).join(days, days.c.id == day_pools.c.day_id)
+    query = select(day_pools).join(days, days.c.id == day_pools.c.day_id).filter(
+        day_pools.c.provider == row["provider"]
+    )
     for one in connection.execute(
         query.where(days.c.programme == row["programme"], days.c.month == row["name"])
     ):

@@ -8,10 +8,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from gpugrant.expose.report.checking import check_files
-from gpugrant.expose.report.files import render
+from gpugrant.expose.report.files import render, write_folder
+from gpugrant.expose.report.merging import merge
 from gpugrant.meter.facts import Claimed, Contracted, GrantTerms, Instalment, Named, Owner
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.store import Store
+from gpugrant.meter.verify import verify_ledger
 from gpugrant.run.report_rules import figures_of
 from meter_kit import DECEMBER, NOVEMBER, a_place, a_server, an_account, ended, held
 
@@ -240,4 +242,37 @@ def test_a_programme_is_renamed_while_one_of_its_months_waits_to_close(url):
     december = close_all(store, "2026-12")
     assert everything({0: december[OLD, "nhn-cloud"]}) == 8 * DAY
     assert everything({0: december[NEW, "nhn-cloud"]}) == 8 * 30 * DAY
+    store.close()
+
+
+@pytest.mark.parametrize("contracted", [False, True])
+def test_a_pool_that_moves_to_another_provider_is_in_both_each_second_once(url, contracted, tmp_path):
+    plan = Contracted("nhn-b200", T, OLD, "nhn-cloud", "NVIDIA-B200", (Instalment(T, 24, 24),), 24)
+    plans = (plan, replace(plan, since=MIDDLE, provider="kakao")) if contracted else ()
+    store = a_ledger(
+        url,
+        TERMS,
+        a_server("server-1"),
+        a_server("server-2"),
+        a_server("server-1", MIDDLE, provider="kakao"),
+        a_server("server-2", MIDDLE, provider="kakao"),
+        Claimed("server-1", TERMS.grant_uid, T),
+        held("a", T + 100),
+        ended("b", T + 200, MIDDLE + 300, a_place(server="server-2")),
+        *plans,
+    )
+    found = close_all(store)
+    old, new = found[OLD, "nhn-cloud"], found[OLD, "kakao"]
+    seats = 24 if contracted else 16
+    assert everything({0: old}) == seats * (MIDDLE - T)
+    assert everything({0: new}) == seats * (DECEMBER - MIDDLE)
+    assert [one.gpu_seconds for one in (*old.shortfall, *new.shortfall)] == (
+        [8 * (MIDDLE - T), 8 * (DECEMBER - MIDDLE)] if contracted else []
+    )
+    assert store._read(lambda connection: list(verify_ledger(connection))) == []
+    folders = [tmp_path / account.provider for account in (old, new)]
+    for account, folder in zip((old, new), folders, strict=True):
+        write_folder(render(account, KEY), folder)
+    merged = merge(folders, partial=["nhn-cloud/nhn-b200", "kakao/nhn-b200"])
+    assert sum(total.gpu_seconds for total in merged.summary.totals) == seats * (DECEMBER - T)
     store.close()

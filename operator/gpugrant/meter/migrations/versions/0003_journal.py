@@ -1,9 +1,7 @@
-"""A journal of days and months, sums over all rows of facts, seals: what is there already is taken as it is."""
+"""A journal of days and months, sums over all rows of facts, seals; the next revision enters what is there."""
 
 import sqlalchemy as sa
 from alembic import op
-
-from gpugrant.meter.seals import adopt
 
 revision = "0003"
 down_revision = "0002"
@@ -12,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table and columns, and enter what is there."""
+    """Make the table and columns; the next revision enters what is there."""
     op.create_table(
         "journal",
         sa.Column(
@@ -36,4 +34,3 @@ def upgrade() -> None:
     op.add_column("ledger", sa.Column("contents", sa.Text(), nullable=False, server_default="{}"))
     op.add_column("ledger", sa.Column("seal", sa.String(length=64), nullable=False, server_default=""))
     op.add_column("months", sa.Column("seal", sa.String(length=64), nullable=False, server_default=""))
-    adopt(op.get_bind())
