@@ -24,6 +24,8 @@ from kind.engine import Engine, EngineFailed
 from kind.nodeimage import ETCD_TAG, NodeImage, find_or_make_node_image, remember_use
 
 WORKERS = 3
+# On all nodes the same folder, which anybody in a pod that mounts it may write: a volume of many readers and writers.
+SHARED_FOLDER = "/var/local/shared"
 _LABEL = "io.x-k8s.kind.cluster"
 _READY_SECONDS = 120
 _CAP_SYS_RESOURCE = 24
@@ -135,8 +137,9 @@ class KindCluster:
             self.engine.run("network", "rm", self.name)
         for file in ("kubeconfig", "kubeconfig.lock", "ca.crt", "admin.token", "kind.yaml"):
             (self.folder / file).unlink(missing_ok=True)
-        if _MODULES.is_dir() and os.access(_MODULES.parent, os.W_OK) and not any(_MODULES.iterdir()):
-            _MODULES.rmdir()
+        shutil.rmtree(self.folder / "shared", ignore_errors=True)
+        if not self.engine.names("ps", _LABEL):  # nodes of other clusters mount it too
+            _remove_modules_folder()
         return ran
 
     def _networks(self) -> list[str]:
@@ -185,9 +188,10 @@ class KindCluster:
 
     def _config(self) -> dict[str, Any]:
         patches: list[dict[str, Any]] = []
+        shared = {"hostPath": str(self._make_shared_folder()), "containerPath": SHARED_FOLDER}
         config: dict[str, Any] = {
             "kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4",
-            "nodes": [{"role": "control-plane"}, *({"role": "worker"} for _ in range(self.workers))],
+            "nodes": [{"role": role, "extraMounts": [shared]} for role in ["control-plane", *["worker"] * self.workers]],
         }
         if not os.environ.get("GPUGRANT_KIND_IMAGE"):
             patches.append({"kind": "ClusterConfiguration", "etcd": {"local": {"imageTag": ETCD_TAG}}})
@@ -200,6 +204,12 @@ class KindCluster:
                 '[plugins."io.containerd.grpc.v1.cri"]\n  restrict_oom_score_adj = true\n']
         config["kubeadmConfigPatches"] = [yaml.safe_dump(patch) for patch in patches]
         return config
+
+    def _make_shared_folder(self) -> Path:
+        shared = self.folder / "shared"
+        shared.mkdir(exist_ok=True)
+        shared.chmod(0o777)
+        return shared
 
     def _wait_until_ready(self) -> None:
         wait = f"--timeout={_READY_SECONDS}s"
@@ -253,6 +263,11 @@ class KindCluster:
     def start_node(self, node: str) -> None:
         """Start a node that was stopped. Raises EngineFailed."""
         self.engine.run("start", node)
+
+
+def _remove_modules_folder() -> None:
+    if _MODULES.is_dir() and os.access(_MODULES.parent, os.W_OK) and not any(_MODULES.iterdir()):
+        _MODULES.rmdir()
 
 
 def _may_raise_limits() -> bool:
