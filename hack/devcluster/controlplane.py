@@ -22,16 +22,26 @@ STAGES = Path(__file__).resolve().parent / "stages"
 # In the order they start; they stop the other way round.
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 _READY_SECONDS = 90.0
+_AUDIT_POLICY = """\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata}]
+"""
 # kwok renews at a quarter of it. Long, since 2,000 leases every 10 s would be the machine's main work; a lost
 # server is played by a Stage, not by a lease that runs out.
 _LEASE_SECONDS = 1200
 
 
 class ControlPlane:
-    """A control plane in ``folder``. Knows its own processes only by what is recorded there."""
+    """A control plane in ``folder``. Knows its own processes only by what is recorded there.
 
-    def __init__(self, folder: Path) -> None:
+    With ``audit`` the API server notes every request in `audit.log`: who, what, and whether it was allowed.
+    """
+
+    def __init__(self, folder: Path, *, audit: bool = False) -> None:
         self.folder = folder.resolve()
+        self.audited = audit
         self._guard: int | None = None
 
     # -- what a client needs -------------------------------------------------------------------------
@@ -50,6 +60,11 @@ class ControlPlane:
     def ca_file(self) -> Path:
         """The authority that signed the API server's certificate."""
         return self.folder / "ca.crt"
+
+    @property
+    def audit_log(self) -> Path:
+        """One audit.k8s.io/v1 Event a line, where requests are noted."""
+        return self.folder / "audit.log"
 
     @property
     def admin_token(self) -> str:
@@ -169,6 +184,7 @@ class ControlPlane:
         write_kubeconfig(self.kubeconfig, self.server, self.ca_file, ADMIN, token)
         stages = "\n---\n".join(path.read_text() for path in sorted(STAGES.glob("*.yaml")))
         (self.folder / "stages.yaml").write_text(stages)
+        (self.folder / "audit-policy.yaml").write_text(_AUDIT_POLICY)
 
 
 def free_ports(count: int) -> list[int]:
@@ -213,6 +229,8 @@ def _apiserver(plane: ControlPlane) -> list[str]:
         # A burst of 10,000 pods must not be held back by these.
         "--max-requests-inflight=3000", "--max-mutating-requests-inflight=1500",
         "--default-watch-cache-size=1000",
+        *([f"--audit-policy-file={folder / 'audit-policy.yaml'}", f"--audit-log-path={plane.audit_log}"]
+          if plane.audited else []),
     ]
 
 
