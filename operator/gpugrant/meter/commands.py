@@ -48,11 +48,19 @@ def ledger() -> None:
     metavar="FILE",
     help="PEM file with the public key that must have signed the reports. May be repeated.",
 )
-def verify(ledger: str, every: bool, reports: Path | None, key_files: tuple[Path, ...]) -> None:
+@click.option(
+    "--noted",
+    multiple=True,
+    metavar="CHAIN",
+    help="A chain of the journal that `ledger show` had said and somebody noted: it must be there. May be repeated.",
+)
+def verify(
+    ledger: str, every: bool, reports: Path | None, key_files: tuple[Path, ...], noted: tuple[str, ...]
+) -> None:
     """Work every sum out again from the raw facts and print the first differences. Exit code 1 if there are any.
 
     Rows are compared with what the ledger noted as it wrote them. Who owns the database can rewrite that as well: only
-    what is kept elsewhere, such as signed reports, shows it.
+    what is kept elsewhere, such as signed reports or a noted chain of the journal, shows it.
     """
     from gpugrant.expose.report.printing import clean, progress
     from gpugrant.meter.verify import verify_ledger
@@ -63,7 +71,7 @@ def verify(ledger: str, every: bool, reports: Path | None, key_files: tuple[Path
     with (
         progress("verify") as told,
         _reading(ledger) as connection,
-        closing(verify_ledger(connection, told)) as differences,
+        closing(verify_ledger(connection, told, noted)) as differences,
     ):
         for difference in chain(verify_reports(connection, folders, keys, told), differences):
             found += 1

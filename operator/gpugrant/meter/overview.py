@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 from gpugrant.meter.closing import closed_month
 from gpugrant.meter.day_tables import corrections, days
 from gpugrant.meter.monthly import name_of, read_state, reported
-from gpugrant.meter.tables import gaps, holdings, settings_versions
+from gpugrant.meter.tables import gaps, holdings, journal, settings_versions
 
 
 def overview(connection: Connection) -> Iterator[str]:
@@ -18,6 +18,10 @@ def overview(connection: Connection) -> Iterator[str]:
     yield f"exact to   {_time(state.watermark)}"
     for name, table in (("pods", holdings), ("settings", settings_versions), ("gaps", gaps)):
         yield f"{name:<10} {connection.execute(select(func.count()).select_from(table)).scalar():,}"
+    last = connection.execute(
+        select(journal.c.id, journal.c.chain).order_by(journal.c.id.desc()).limit(1)
+    ).first()
+    yield f"journal    {last.id:,} entries, chain {last.chain}" if last else "journal    0 entries"
     held = select(func.count()).where(holdings.c.own_until.is_(None))
     yield f"held now   {connection.execute(held).scalar():,} pods"
     query = select(days.c.programme, func.count(), func.max(days.c.end_at)).group_by(days.c.programme)

@@ -4,7 +4,7 @@ Streams: one pass over the pods' rows by their start, holds that go on carried o
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -27,13 +27,18 @@ from gpugrant.meter.verify_months import check_corrections, check_months, frozen
 _SEATS = "seats x seconds"
 
 
-def verify_ledger(connection: Connection, told: Told = lambda *_: None) -> Generator[Difference, None, None]:
-    """Yield what is not as it should be, what says most about it first; nothing: every invariant holds."""
+def verify_ledger(
+    connection: Connection, told: Told = lambda *_: None, noted: Collection[str] = ()
+) -> Generator[Difference, None, None]:
+    """Yield what is not as it should be, what says most about it first; nothing: every invariant holds.
+
+    ``noted``: chains of the journal that were noted outside, such as from ``gpugrant ledger show``.
+    """
     accounts = Accounts()
     accounts.load(connection)
     histories = histories_of(connection)
     journal = Journal()
-    yield from journal.read(connection)
+    yield from journal.read(connection, noted)
     holds, sealed = Holds(), list[Difference]()
     yield from holds.check(connection, told)
     programmes = [
@@ -182,7 +187,9 @@ class _Day:
                 now, was = getattr(built, name).get(pool, 0), getattr(row, name, 0)
                 if now != was:
                     what = _SEATS if name == "expected" else name
-                    yield Difference(f"{self._where}, pool {pool[1]}, {what}", f"{now}", f"{was}")
+                    yield Difference(
+                        f"{self._where}, pool {pool[1]}, {what}", f"{now}", f"{was}"
+                    )
 
     def check_sums(self) -> Iterator[Difference]:
         """Yield digests and sums that are not those of the day's own cells."""

@@ -1,7 +1,7 @@
 """Checks against the journal and the ledger's own row: what was written is there, as it was, and nothing else."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -56,8 +56,12 @@ class Journal:
         """Return what a table's rows must add up to."""
         return self.sums.get(table.name, Sum())
 
-    def read(self, connection: Connection) -> Iterator[Difference]:
-        """Take in the journal and the ledger's own row; yield what is wrong with them."""
+    def read(self, connection: Connection, noted: Collection[str] = ()) -> Iterator[Difference]:
+        """Take in the journal and the ledger's own row; yield what is wrong with them.
+
+        ``noted``: chains that the journal had at some time, as somebody outside has written them down.
+        """
+        missing = set(noted)
         row = connection.execute(select(ledger)).mappings().one()
         self.sums, entries, head = read_contents(row["contents"])
         number, chain = 0, ""
@@ -76,7 +80,10 @@ class Journal:
                     where = f"table journal, entry {number} ({entry.kind} {entry.name}), chain"
                     yield Difference(where, chained, one.chain, "the entry and the one before say")
                 chain = one.chain
+                missing.discard(chain)
                 yield from self._take(number, entry)
+        for gone in sorted(missing):
+            yield Difference("table journal, an entry with the chain", gone, "none", "somebody has noted")
         if (number, chain) != (entries, head):
             where = "table journal, its last entry"
             yield Difference(where, f"{entries} {head[:16]}", f"{number} {chain[:16]}", OWN_ROW)

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 from gpugrant.meter.database import reading_engine
 from gpugrant.meter.facts import Aspect, Contracted, Ended, EndReason, GrantTerms, Health, SettingsVersion
 from gpugrant.meter.monthly import name_of
-from gpugrant.meter.seals import seal_of_month
+from gpugrant.meter.seals import adopt, seal_of_month
 from gpugrant.meter.store import Store
 from gpugrant.meter.verify import verify_ledger
 from meter_kit import DECEMBER, NOVEMBER, a_server, ended, held
@@ -519,11 +519,28 @@ def test_the_drift_is_not_0_where_a_day_was_rewritten(books, change, found):
     assert drift(books) == found
 
 
+def test_a_chain_that_was_noted_is_gone_after_all_was_sealed_anew(books):
+    engine = reading_engine(books)
+
+    def chain():
+        with engine.begin() as connection:
+            return connection.execute(text("SELECT chain FROM journal WHERE id = 20")).scalar()
+
+    def found(noted):
+        with engine.begin() as connection:
+            return [str(one) for one in verify_ledger(connection, noted=[noted])]
+
+    noted = chain()
+    assert found(noted) == []
+    rewrite(books, "UPDATE settings_versions SET text = ''", adopt)
+    assert chain() != noted
+    assert [one for one in found(noted) if "the chain: none is stored, somebody has noted" in one]
+    engine.dispose()
+
+
 @pytest.mark.parametrize("aspect", ["placements", "health", "grant_terms"])
 def test_days_show_what_was_taken_out_of_histories_though_their_sums_were_made_right(books, aspect):
     """Even if the ledger's own row is written anew: the cells of closed days are what the facts said then."""
-    from gpugrant.meter.seals import adopt
-
     change = {
         "placements": "DELETE FROM placements WHERE server = 'server-2'",
         "health": "DELETE FROM health WHERE server = 'server-2'",

@@ -1,13 +1,13 @@
 """A ledger that an earlier version wrote: what it had summed stays the same, on both stores."""
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 
-from gpugrant.meter.facts import Condition
+from gpugrant.meter.facts import Aspect, Condition, Health
 from gpugrant.meter.migrations import revision_of, upgrade
 from gpugrant.meter.store import Store
 from gpugrant.meter.verify import verify_ledger
-from meter_kit import DECEMBER, NOVEMBER, an_account
+from meter_kit import DECEMBER, NOVEMBER, a_server, an_account, ended
 
 T = NOVEMBER
 DAY = 86_400
@@ -104,6 +104,53 @@ def test_what_was_summed_stays_the_same_before_and_after_its_days_close(old_ledg
     again = Store(old_ledger)
     again.open()
     assert again.tally.sums(an_account()) == SUMS
+    again.close()
+
+
+def take_back_to_0002(url):
+    """Give a ledger the shape that it had before there was a journal, with all its rows."""
+    before = create_engine("sqlite://")
+    with before.begin() as connection:
+        upgrade(connection, "0002")
+        tables = set(inspect(connection).get_table_names())
+    before.dispose()
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        later = sorted(set(inspect(connection).get_table_names()) - tables)
+        assert "journal" in later
+        for statement in (
+            *(f"DROP TABLE {name}" for name in later),
+            "CREATE TABLE kept AS SELECT day_id, pool, expected, shortfall, held FROM day_pools",
+            "DROP TABLE day_pools",
+            "ALTER TABLE kept RENAME TO day_pools",
+            "ALTER TABLE ledger DROP COLUMN contents",
+            "ALTER TABLE ledger DROP COLUMN seal",
+            "ALTER TABLE months DROP COLUMN seal",
+            "UPDATE alembic_version SET version_num = '0002'",
+        ):
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+def test_days_and_months_of_before_the_journal_are_taken_as_they_are(url):
+    store = Store(url, now=lambda: T)
+    store.open()
+    store.commit([a_server("server-1"), ended("a", T + 100, T + 2 * DAY)], DECEMBER + 100)
+    while store.settle():
+        pass
+    found = next(one for one in store.reported() if one[2].name == "2026-11")
+    store.close_month("purchase-2025-nhn-cloud-2026-11", "f" * 64, DECEMBER + 500)
+    account = store.month_account(*found)
+    store.commit([Health("server-1", Aspect.READY, T + 5 * DAY, 0)], DECEMBER + 600)
+    store.close()
+    take_back_to_0002(url)
+    again = Store(url)
+    for _ in range(2):
+        again.open()
+        assert again._read(lambda connection: list(verify_ledger(connection))) == []
+        while again.settle():
+            pass
+    assert again.month_account(*found) == account
     again.close()
 
 
