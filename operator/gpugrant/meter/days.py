@@ -1,6 +1,6 @@
 """The days of a ledger as rows: written when they close, made anew when facts come late, corrected for ever after."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +11,12 @@ from gpugrant.meter.books import DIGEST, Entry
 from gpugrant.meter.day_tables import cells, corrections, day_digests, day_pools, days, months
 from gpugrant.meter.digests import day_digest
 from gpugrant.meter.facts import Account, Condition
-from gpugrant.meter.month import Line
+from gpugrant.meter.month import FACTS_CAME_LATE, FEWER_SEATS, Line
 from gpugrant.meter.months import Calendar, Day
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.tables import contracts
 from gpugrant.meter.tally import DayEnds, Sums
 from gpugrant.meter.timeline import Built, Cell
-
-FACTS_CAME_LATE = "facts came late"
 
 
 class DayRow(Struct, frozen=True):
@@ -211,11 +209,14 @@ class Rewrite:
         ]
         if new:
             connection.execute(insert(cells), new)
+        fewer: Counter[tuple[str, str]] = Counter()
+        for cell, _, amount in self._corrections:
+            fewer[cell.account.provider, cell.account.pool] += amount
         booked = [
             {
                 "day_id": number,
                 "booked_in": booked_in,
-                "why": FACTS_CAME_LATE,
+                "why": FEWER_SEATS if fewer[cell.account.provider, cell.account.pool] < 0 else FACTS_CAME_LATE,
                 **_key(cell, ids),
                 "gpu_seconds": amount,
             }

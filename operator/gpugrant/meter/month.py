@@ -5,6 +5,9 @@ GPU-seconds are integers. Times are epoch seconds; a day is named as the program
 
 from msgspec import Struct
 
+FACTS_CAME_LATE = "facts came late"  # why something is corrected
+FEWER_SEATS = "facts came late: the pool had fewer seats then"  # what is taken back is not entered again
+
 
 class Line(Struct, frozen=True, order=True):
     """GPU-seconds of one day, owner and condition: one row of the month's CSV."""

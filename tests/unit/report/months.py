@@ -60,6 +60,7 @@ def a_month(
     )
     lines = tuple(summed(lines))
     digests = day_digests(lines)
+    used = sum(line.gpu_seconds for line in lines if line.condition == "Used")
     return MonthAccount(
         programme=PROGRAMME,
         provider=provider,
@@ -77,7 +78,7 @@ def a_month(
         ),
         identities=(
             Identity("seats x seconds", pool, expected, sum(line.gpu_seconds for line in lines)),
-            Identity("held x seconds", pool, 17, 17),
+            Identity("held", pool, used, used),
         ),
         days=tuple(
             DayDigest(day, digests.get(day, day_digest(())), number % 2)

@@ -19,7 +19,7 @@ from gpugrant.expose.report.checking import check_files, verify
 from gpugrant.expose.report.files import MANIFEST_INDENT, file_entry, render, total_rows, write_folder
 from gpugrant.expose.report.rows import AwardFileRow, IncidentRow, Manifest, ShortfallRow, UsageFile, UsageRow
 from gpugrant.meter.digests import day_digests
-from gpugrant.meter.month import DayDigest, Identity
+from gpugrant.meter.month import Correction, DayDigest, Identity
 from unit.report.months import KEY, OTHER_KEY, a_month
 
 
@@ -270,7 +270,9 @@ def test_a_closed_month_must_reconcile():
     account = a_month()
     one = account.identities[0]
     short = Identity(one.name, one.pool, one.expected + 60, one.counted)
-    problem = only(check_files(render(replace(account, identities=(short,)), KEY)).problems)
+    problem = only(
+        check_files(render(replace(account, identities=(short, *account.identities[1:])), KEY)).problems
+    )
     assert "does not hold: expected 829440060, counted 829440000" in problem.message
 
 
@@ -369,3 +371,57 @@ def test_the_manifest_says_what_the_folder_holds(folder: Path):
     assert set(manifest["files"]) | {"manifest.json", "manifest.json.sig"} == {
         path.name for path in folder.iterdir()
     }
+
+
+# -- what is left out, or made up ----------------------------------------------------------------------
+
+
+def test_failed_seconds_without_an_incident_are_named():
+    account = a_month()
+    lines = [(n, line) for n, line in enumerate(account.lines, 2) if line.condition == "Failed"]
+    for incidents in ((), tuple(replace(one, cause="Cordoned") for one in account.incidents)):
+        problem = only(check_files(render(replace(account, incidents=incidents), KEY)).problems)
+        assert problem.file == "usage.csv" and problem.row in [number for number, _ in lines]
+        assert f"is Failed for NotReady on {lines[0][1].day}" in problem.message
+
+
+def test_what_pods_held_must_be_told_and_be_possible():
+    account = a_month()
+    seats, held = account.identities
+    problem = only(check_files(render(replace(account, identities=(seats,)), KEY)).problems)
+    assert (problem.file, problem.message) == ("manifest.json", "no identity 'held' of pool nhn-b200")
+    for amount in (17, seats.counted + 1):
+        wrong = Identity(held.name, held.pool, amount, amount)
+        problem = only(check_files(render(replace(account, identities=(seats, wrong)), KEY)).problems)
+        assert f"counts {amount} GPU-seconds" in problem.message
+
+
+def test_a_reversal_without_its_re_entry_is_named():
+    account = a_month()
+    back, again = account.corrections
+    huge = replace(back, line=replace(back.line, gpu_seconds=-(10**15)))
+    for corrections in ((back,), (huge, again)):
+        problem = only(check_files(render(replace(account, corrections=corrections), KEY)).problems)
+        assert (problem.file, problem.row) == ("corrections.csv", 3 if again in corrections else 2)
+        assert "are taken back and not entered again" in problem.message
+    fewer = replace(back, why="facts came late: the pool had fewer seats then")
+    assert check_files(render(replace(account, corrections=(fewer,)), KEY)).problems == ()
+
+
+def test_more_than_the_month_before_had_cannot_be_taken_back(tmp_path: Path):
+    october = a_month(month="2026-10")
+    [line, *_] = [one for one in october.lines if one.condition == "Idle" and one.owner == "free"]
+    write_folder(render(october, KEY), tmp_path / "october")
+    before = hashlib.sha256((tmp_path / "october" / "manifest.json").read_bytes()).hexdigest()
+    for more in (0, 1):
+        back = Correction("2026-10", replace(line, gpu_seconds=-line.gpu_seconds - more), "late")
+        again = Correction(
+            "2026-10", replace(line, condition="Failed", gpu_seconds=line.gpu_seconds + more), "late"
+        )
+        account = replace(a_month(previous=before), corrections=(back, again))
+        write_folder(render(account, KEY), tmp_path / f"november-{more}")
+        assert verify(tmp_path / f"november-{more}") == []
+        problems = verify(tmp_path / f"november-{more}", previous=tmp_path / "october")
+        assert [(one.file, one.message) for one in problems] == [
+            ("corrections.csv", "it takes back 1 GPU-seconds more than 2026-10 has in such rows")
+        ] * more

@@ -106,7 +106,10 @@ def test_numbers_beyond_a_double_are_exact():
     whole = replace(
         account,
         lines=lines,
-        identities=(Identity(seats.name, seats.pool, seats.expected + more, seats.counted + more),),
+        identities=tuple(
+            Identity(name, seats.pool, seats.expected + more, seats.counted + more)
+            for name in ("seats x seconds", "held")
+        ),
         days=tuple(DayDigest(day, sha256) for day, sha256 in day_digests(lines).items()),
     )
     files = render(whole, KEY)
@@ -180,7 +183,9 @@ def test_a_short_month_that_a_period_makes_is_a_month():
         lines=lines,
         awards=(),
         incidents=(),
-        identities=(Identity("seats x seconds", "nhn-b200", counted, counted),),
+        identities=tuple(
+            Identity(name, "nhn-b200", counted, counted) for name in ("seats x seconds", "held")
+        ),
         days=tuple(DayDigest(day, sha256) for day, sha256 in day_digests(lines).items()),
     )
     assert check_files(render(short, KEY)).problems == ()

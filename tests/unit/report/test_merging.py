@@ -155,9 +155,27 @@ def test_awards_that_follow_each_other_are_not_added_up(made):
 
 
 def test_an_award_made_anew_counts_once(made):
+    account = a_month()
+    first, other = account.awards
+    again = replace(first, granted_gpu_seconds=0, held_gpu_seconds=0, failed_gpu_seconds=0)
+    account = replace(account, awards=(again, first, other), caps=(("NVIDIA-B200", 64),))
+    assert merge([made("nhn", account)]).summary.flags == ()
+
+
+def test_two_grants_of_one_award_add_up(made):
     account = a_month(tenants=("same", "same"), display_names=("", ""), awards=("A-1", "A-1"))
-    merged = merge([made("nhn", replace(account, caps=(("NVIDIA-B200", 64),)))])
-    assert merged.summary.flags == ()
+    [flag] = merge([made("nhn", replace(account, caps=(("NVIDIA-B200", 64),)))]).summary.flags
+    assert "tenant same was granted 128 public NVIDIA-B200 at once" in flag and "A-1 128" in flag
+
+
+def test_two_grants_of_one_award_at_two_providers_add_up(made):
+    mine = a_month(tenants=("same", "z"), display_names=("", ""), awards=("A-1", "A-2"))
+    theirs = naver(tenants=("same", "y"), awards=("A-1", "B-2"))
+    caps = (("NVIDIA-B200", 100),)
+    [flag] = merge(
+        [made("nhn", replace(mine, caps=caps)), made("naver", replace(theirs, caps=caps))]
+    ).summary.flags
+    assert "tenant same was granted 128 public" in flag
 
 
 def _terms(account, start, end):

@@ -64,6 +64,7 @@ def check(
     problems += checked.problems
     if previous is not None and checked.manifest is not None:
         problems += _chained(checked.manifest, previous, pinned=bool(public_keys))
+        problems += _taken_back(checked, previous)
     return Checked(tuple(dict.fromkeys(problems)), checked.manifest, checked.tables, checked.manifest_sha256)
 
 
@@ -265,6 +266,23 @@ def _chained(manifest: rows.Manifest, previous: Path, pinned: bool) -> Iterator[
     if not pinned and before.signer != manifest.signer:
         message = f"it is signed by another key ({manifest.signer.public_key_sha256}) than the month before"
         yield Problem(MANIFEST, 0, message, "if the supplier announced a new key, name it with --public-key")
+
+
+def _taken_back(checked: Checked, previous: Path) -> Iterator[Problem]:
+    """Yield corrections of the month before that are more than its rows are."""
+    if rows.CORRECTIONS_CSV not in checked.tables:
+        return
+    try:
+        files, _ = read_folder(previous, (MANIFEST, USAGE_CSV))
+        before = tables.read_json(rows.Manifest, files.get(MANIFEST, b""), MANIFEST_INDENT)
+        lines = tuple(tables.read_csv(rows.UsageRow, files.get(USAGE_CSV, b"")))
+    except FolderUnreadable:
+        return  # said already
+    except tables.Unreadable as error:
+        yield Problem(USAGE_CSV, error.row, f"the month before ({previous}): {error}", FRESH_COPY)
+        return
+    for fault in content.reversal_faults(lines, checked.tables[rows.CORRECTIONS_CSV], before.month):
+        yield Problem(*fault, ASK_SIGNER)
 
 
 def _follows(before: rows.Manifest, manifest: rows.Manifest) -> bool:

@@ -27,7 +27,7 @@ from gpugrant.expose.report.rows import (
 )
 from gpugrant.meter.digests import day_digest, day_digests, day_names
 from gpugrant.meter.facts import Condition, Owner
-from gpugrant.meter.month import Line
+from gpugrant.meter.month import FEWER_SEATS, Line
 from gpugrant.meter.months import Calendar
 
 Fault = tuple[str, int, str]
@@ -43,6 +43,8 @@ _SHARES = ("Public", "OwnUse")
 _OWNERS = tuple(owner.value for owner in Owner)
 _CONDITIONS = tuple(condition.value for condition in Condition)
 _LONGEST_MONTH = 32 * 86_400
+_DAY = 86_400
+_HELD: Final = "held"  # the identity of what pods held
 
 
 def is_calendar_month(name: str) -> bool:
@@ -261,8 +263,109 @@ def sum_faults(manifest: Manifest, read: Mapping[str, Table]) -> Iterator[Fault]
         elif counted[pool] != pools[pool]:
             message = f"counts {counted[pool]} GPU-seconds; its rows have {pools[pool]}"
             yield MANIFEST, 0, f"the identity {rows.SEATS_IDENTITY!r} of pool {pool} {message}"
+    yield from _held_faults(manifest, lines)
     yield from _day_faults(manifest, lines)
     yield from _award_sum_faults(lines, read[AWARDS_CSV])
+    yield from _failed_faults(manifest, lines, read[INCIDENTS_CSV])
+    yield from _pair_faults(read[CORRECTIONS_CSV])
+
+
+def _held_faults(manifest: Manifest, lines: tuple[UsageRow, ...]) -> Iterator[Fault]:
+    """Yield pools of which it is not said what pods held, or less than their rows say that was used."""
+    used: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    for line in lines:
+        whole[line.pool] += line.gpu_seconds
+        used[line.pool] += line.gpu_seconds if line.condition in (Condition.USED, Condition.GRACE) else 0
+    held = {one.pool: one.counted_gpu_seconds for one in manifest.identities if one.name == _HELD}
+    for pool in sorted(whole):
+        if pool not in held:
+            yield MANIFEST, 0, f"no identity {_HELD!r} of pool {pool}"
+        elif not used[pool] <= held[pool] <= whole[pool]:
+            message = f"its rows have {used[pool]} Used or in Grace, of {whole[pool]}"
+            yield (
+                MANIFEST,
+                0,
+                f"the identity {_HELD!r} of pool {pool} counts {held[pool]} GPU-seconds; {message}",
+            )
+
+
+def _failed_faults(
+    manifest: Manifest, lines: tuple[UsageRow, ...], incidents: tuple[IncidentRow, ...]
+) -> Iterator[Fault]:
+    """Yield rows that are Failed on a day on which no incident is listed of their pool and cause."""
+    failed: dict[tuple[str, str, str], int] = {}
+    for number, line in enumerate(lines, 2):
+        if line.condition == Condition.FAILED:
+            failed.setdefault((line.pool, line.reason, line.day), number)
+    try:
+        listed = set(_incident_days(manifest, incidents))
+    except (ValueError, OSError, KeyError, OverflowError):
+        return  # its times cannot be read: said where the row is looked at
+    told = 0
+    for (pool, reason, day), number in sorted(failed.items(), key=lambda one: one[1]):
+        of_day = {(one[0], one[1]) for one in listed if one[2] in (day, "")}
+        # Own use is shown without a reason.
+        if (pool, reason) in of_day or (not reason and any(one[0] == pool for one in of_day)):
+            continue
+        why = f" for {reason}" if reason else ""
+        yield (
+            USAGE_CSV,
+            number,
+            f"pool {pool} is Failed{why} on {day}; {INCIDENTS_CSV} has no incident of that",
+        )
+        told += 1
+        if told >= MOST_FAULTS:
+            return
+
+
+def _incident_days(manifest: Manifest, incidents: tuple[IncidentRow, ...]) -> Iterator[tuple[str, str, str]]:
+    """Yield pool, cause and day of every day that an incident touches; no day in the short months of tests."""
+    start, until = epoch(manifest.start), epoch(manifest.until)
+    for one in incidents:
+        if not is_calendar_month(manifest.month):
+            yield one.pool, one.cause, ""
+            continue
+        first, last = max(start, epoch(one.start)), min(until, epoch(one.restored) or until)
+        # Where the zone was changed, days of the month were cut elsewhere.
+        for day in day_names(max(start, first - _DAY), min(until, last + _DAY), manifest.zone):
+            yield one.pool, one.cause, day
+
+
+def _pair_faults(corrections: tuple[CorrectionRow, ...]) -> Iterator[Fault]:
+    """Yield reversals without a re-entry of as much, unless they say that the pool had fewer seats."""
+    sums: Counter[tuple[str, str, str]] = Counter()
+    where: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for number, row in enumerate(corrections, 2):
+        if row.why == FEWER_SEATS:
+            continue
+        key = (row.of_month, row.pool, row.day)
+        sums[key] += row.gpu_seconds
+        where[key] = min(where.get(key, (row.gpu_seconds, number)), (row.gpu_seconds, number))
+    for key in sorted(key for key in sums if sums[key] < 0)[:MOST_FAULTS]:
+        month, pool, day = key
+        message = f"{-sums[key]} GPU-seconds of pool {pool} on {day} of {month} are taken back and not entered again"
+        yield CORRECTIONS_CSV, where[key][1], message
+
+
+def reversal_faults(
+    lines: tuple[UsageRow, ...], corrections: tuple[CorrectionRow, ...], month: str
+) -> Iterator[Fault]:
+    """Yield corrections that take back more of the month before than it had. ``lines``: that month's rows."""
+    fields = [name for name in Line.__struct_fields__ if name not in ("tenant_display_name", "gpu_seconds")]
+    left: Counter[tuple[str, ...]] = Counter()
+    where: dict[tuple[str, ...], int] = {}
+    for line in lines:
+        left[tuple(getattr(line, name) for name in fields)] += line.gpu_seconds
+    for number, row in enumerate(corrections, 2):
+        if row.of_month == month:
+            key = tuple(getattr(row, name) for name in fields)
+            left[key] += row.gpu_seconds
+            if row.gpu_seconds < 0:
+                where.setdefault(key, number)
+    for key in sorted(key for key in where if left[key] < 0)[:MOST_FAULTS]:
+        message = f"it takes back {-left[key]} GPU-seconds more than {month} has in such rows"
+        yield CORRECTIONS_CSV, where[key], message
 
 
 def _day_faults(manifest: Manifest, lines: tuple[UsageRow, ...]) -> Iterator[Fault]:

@@ -249,10 +249,16 @@ def _cap_flags(parts: Sequence[_Part], awards: Sequence[AwardFileRow]) -> Iterat
 
 
 def _had_at(awards: Sequence[AwardFileRow], at: int) -> dict[tuple[str, str], int]:
-    """Return the GPUs of each award at a moment. A grant that was made anew is the same award, and counts once."""
-    had: dict[tuple[str, str], int] = {}
+    """Return the GPUs of each award at a moment, by provider and award.
+
+    What one award gives several grants adds up. A grant that was made anew under its name counts once.
+    """
+    grants: dict[tuple[str, str, str, str], int] = {}
     for award in awards:
         if epoch(award.term_start) <= at < epoch(award.term_end):
-            key = (award.provider, award.award or f"{award.pool}/{award.grant}")
-            had[key] = max(award.gpus, had.get(key, 0))
+            grant = (award.provider, award.award or f"{award.pool}/{award.grant}", award.pool, award.grant)
+            grants[grant] = max(award.gpus, grants.get(grant, 0))
+    had: dict[tuple[str, str], int] = defaultdict(int)
+    for (provider, number, _, _), gpus in grants.items():
+        had[provider, number] += gpus
     return had
