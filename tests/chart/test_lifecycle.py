@@ -26,10 +26,14 @@ from cluster_kit.pods import a_pod, condition
 from cluster_kit.site import Site
 from devcluster.client import APPLY, JsonObject, KubeClient, Refused, load_manifests, object_path
 from devcluster.controlplane import ControlPlane
-from devcluster.install import MANIFESTS, wait_until_walls_stand
-from gpugrant.act.policies import resources_of
+from devcluster.install import MANIFESTS, apply_settings, wait_until_walls_stand
+from gpugrant.act.policies import exempt_of, resources_of
 
-SETTINGS = "settings.bindTimeoutSeconds=5,settings.gracePeriodCeilingSeconds=5"
+SETTINGS = """
+bindTimeoutSeconds: 5
+gracePeriodCeilingSeconds: 5
+exemptNamespaces: [kube-system, gpu-operator, gpugrant-system, monitoring]
+"""
 
 
 @pytest.fixture
@@ -94,7 +98,8 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
     tenant, own = await site.tenant_namespace(), await site.provider_namespace("cloud")
     async with Doorkeeper(admin, tenant) as door:
         await run(helm, "install", "gpugrant-crds", CRDS_CHART)
-        await run(helm, "install", "gpugrant", PREVIOUS, "--set", SETTINGS)
+        await run(helm, "install", "gpugrant", PREVIOUS, "--set", "manageSettings=false")
+        await apply_settings(admin, SETTINGS)
         await wait_until_walls_stand(admin)
         await door.sees("gated")
     assert not door.opened_again("open"), door.seen
@@ -107,6 +112,7 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
             await run(helm, "upgrade", "gpugrant", CHART, "--reuse-values")
             assert _chart(await admin.get(_DEPLOYMENT)) == "gpugrant-0.2.0"
         assert all(ATOM in resources_of(each) for each in versions), "the gate was open for a resource in use"
+        assert all("monitoring" in exempt_of(each) for each in versions), "an exempt namespace was not"
         assert await there.look(admin) == before
 
         await run(helm, "rollback", "gpugrant", "1")
@@ -153,7 +159,7 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
     await run(helm, "uninstall", "gpugrant-crds")
     assert await admin.get(there.grants[0].path)
     await run(helm, "install", "gpugrant-crds", CRDS_CHART)
-    await run(helm, "install", "gpugrant", CHART)
+    await run(helm, "install", "gpugrant", CHART, "--set", "manageSettings=false")
     await wait_until_walls_stand(admin)
     await run(helm, "uninstall", "gpugrant", "--no-hooks")
     await site.clean_up()  # namespaces go: nothing holds a pod

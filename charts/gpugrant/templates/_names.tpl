@@ -32,16 +32,19 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 [{{- range $i, $name := (. | uniq | sortAlpha) }}{{ if $i }}, {{ end }}'{{ $name }}'{{ end -}}]
 {{- end }}
 
-{{- /* The resource names that the guard of the running cluster knows: an upgrade must not open the gate for them until
-the operator looks again. Nothing where no cluster is asked (helm template). JSON, since includes give text. */ -}}
-{{- define "gpugrant.live-resources" -}}
-{{- $guard := lookup "admissionregistration.k8s.io/v1" "ValidatingAdmissionPolicy" "" "gpugrant-guard" -}}
-{{- $found := list -}}
-{{- range (dig "spec" "variables" list $guard) -}}
-{{- if eq .name "resources" -}}
-{{- range (regexFindAll "'[^']+'" .expression -1) -}}
-{{- $found = append $found (trimAll "'" .) -}}
+{{- /* The lists in the guard of the running cluster: an upgrade must not open the gate for a name that a pool has brought,
+nor refuse pods of a namespace that the settings exempt, until the operator looks again. Empty where no cluster is asked
+(helm template). JSON, since includes give text. */ -}}
+{{- define "gpugrant.live" -}}
+{{- $spec := (lookup "admissionregistration.k8s.io/v1" "ValidatingAdmissionPolicy" "" "gpugrant-guard").spec | default dict -}}
+{{- $found := dict "resources" list "exempt-namespaces" list -}}
+{{- range concat ($spec.variables | default list) ($spec.matchConditions | default list) -}}
+{{- if hasKey $found .name -}}
+{{- $names := list -}}
+{{- range regexFindAll "'[^']+'" .expression -1 -}}
+{{- $names = append $names (trimAll "'" .) -}}
 {{- end -}}
+{{- $_ := set $found .name $names -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $found -}}
