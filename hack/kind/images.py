@@ -23,7 +23,9 @@ from kind.engine import Engine, EngineFailed
 from kind.rootfs import RootFileSystem, find_or_make
 
 _OPERATOR = ROOT / "images" / "operator"
-_PYTHON_ROOT = RootFileSystem("python", ("python3", "python3-venv", "python3-pip", "ca-certificates", "tzdata"))
+# libstdc++: for wheels that are C++ inside, such as grpcio.
+_PYTHON_ROOT = RootFileSystem(
+    "python", ("python3", "python3-venv", "python3-pip", "ca-certificates", "tzdata", "libstdc++6"))
 _PATH = {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"]}
 # glibc of the oldest base that is of use: Debian bookworm's.
 _GLIBC = 36
