@@ -17,11 +17,11 @@ from gpugrant.meter.days import line_of
 from gpugrant.meter.digests import day_digest, summed
 from gpugrant.meter.facts import Condition, Contracted, GrantTerms, Named, Placed, Seated
 from gpugrant.meter.histories import Histories
-from gpugrant.meter.incidents import incidents_of
+from gpugrant.meter.incidents import incidents_of, servers_to_look_at
 from gpugrant.meter.month import Correction, DayDigest, Identity, MonthAccount, Shortfall
 from gpugrant.meter.months import Calendars, Day, Month, day_from
 from gpugrant.meter.raw_sums import held_by_pool
-from gpugrant.meter.reading import facts_of, histories_of, read_stays
+from gpugrant.meter.reading import facts_of, histories_of, read_stays, read_stays_on
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.spans import in_force
 from gpugrant.meter.tables import accounts as account_rows
@@ -118,6 +118,8 @@ def _open_account(
     built = _build_days(connection, accounts, histories, state, programme, month, sums)
     # Where the zone was changed, a month begins with its first day, not when the calendar of now says.
     start = stored if stored is not None else built if built is not None else month.start
+    servers = servers_to_look_at(histories, month.start, until)
+    looked_at = read_stays_on(connection, accounts, servers, month.start, until)
     account = MonthAccount(
         programme=programme,
         provider=provider,
@@ -139,7 +141,7 @@ def _open_account(
             until,
             names,
         ),
-        incidents=incidents_of(histories, programme, provider, month.start, until),
+        incidents=incidents_of(histories, looked_at, programme, provider, month.start, until),
         identities=_identities(
             sums,
             provider,

@@ -1,9 +1,9 @@
 """What the ledger's rows say of a stretch of time: stays, histories, and the cells that come of them."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, or_, select
 
 from gpugrant.meter.booking import Holding
 from gpugrant.meter.facts import (
@@ -80,6 +80,18 @@ def read_stays(connection: Connection, accounts: Accounts, start: int, end: int)
         for row in connection.execute(query.where(holdings.c.held_from + 0 < end)):
             found[row[0]] = _stay_in(row, accounts)
     return list(found.values())
+
+
+def read_stays_on(
+    connection: Connection, accounts: Accounts, servers: Iterable[str], start: int, end: int
+) -> list[Stay]:
+    """Return the stays on some servers that held in [start, end)."""
+    found: list[Stay] = []
+    holding = or_(holdings.c.held_until.is_(None), holdings.c.held_until > start)
+    for server in sorted(servers):
+        query = select(*_COLUMNS).where(holdings.c.server == server, holdings.c.held_from < end, holding)
+        found += [_stay_in(row, accounts) for row in connection.execute(query)]
+    return found
 
 
 def _touching(start: int) -> Iterator[Select[*tuple[Any, ...]]]:

@@ -4,7 +4,7 @@ The one place that says what counts as Failed and what as Maintenance (R11).
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from typing import Protocol, TypeVar
@@ -83,13 +83,6 @@ class Span(Struct, frozen=True):
     def plain(self) -> bool:
         """Say whether all its seats are in one condition as far as the server goes."""
         return not (self.missing or self.unhealthy or self.doubted)
-
-    def failed(self) -> tuple[tuple[str, int], ...]:
-        """Return cause and number of the seats that are failed."""
-        if self.whole:
-            return ((self.whole, self.seats),)
-        parts = ((Cause.MISSING, self.missing), (Cause.UNHEALTHY, self.unhealthy))
-        return tuple((str(cause), seats) for cause, seats in parts if seats)
 
 
 def spans(history: History, start: int, end: int) -> Iterator[Span]:
@@ -182,30 +175,3 @@ def is_announced(history: Sequence[Announced], at: int) -> bool:
             break
         first = one
     return first is not None and at >= first.since + last.notice
-
-
-class Outage(Struct, frozen=True, order=True):
-    """Seats of a server that failed for one cause, without a break: [start, end)."""
-
-    start: int
-    end: int
-    cause: str
-    seats: int
-    placed: Placed
-
-
-def outages(history: History, start: int, end: int) -> Iterable[Outage]:
-    """Return a server's failures over [start, end), by start and cause; a change of number begins a new one."""
-    found: list[Outage] = []
-    running: dict[str, Outage] = {}
-    for span in spans(history, start, end):
-        now = dict(span.failed()) if span.placed else {}
-        for cause in list(running):
-            last = running[cause]
-            if now.get(cause) != last.seats or last.end != span.start:
-                found.append(running.pop(cause))
-        for cause, seats in now.items():
-            assert span.placed
-            begun = running[cause].start if cause in running else span.start
-            running[cause] = Outage(begun, span.end, cause, seats, span.placed)
-    return sorted([*found, *running.values()], key=lambda one: (one.start, one.cause))
