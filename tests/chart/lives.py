@@ -154,6 +154,26 @@ async def hook_of(helm: Helm, plane: ControlPlane, admin: KubeClient, folder: Pa
             await admin.delete(object_path(each))
 
 
+async def uninstall_with_hook(helm: Helm, hook: Hook, admin: KubeClient) -> str:
+    """Let helm uninstall with its hook, playing the kubelet of the Job's pod; return what the command printed."""
+    helms = asyncio.create_task(asyncio.to_thread(helm.run, "uninstall", "gpugrant", "--timeout", "60s"))
+    async with asyncio.timeout(60):
+        async for _, pod in admin.watch(f"/api/v1/namespaces/{NAMESPACE}/pods",
+                                        labelSelector="batch.kubernetes.io/job-name=gpugrant-uninstall"):
+            if pod.get("status", {}).get("phase") == "Running":
+                break
+    done = await hook.run()
+    assert done.returncode == 0, done.stderr
+    await admin.patch(object_path({"apiVersion": "v1", "kind": "Pod", **pod}) + "/status",
+                      {"status": {"phase": "Succeeded", "containerStatuses": None}})
+    await helms
+    roles = [*await admin.list("/apis/rbac.authorization.k8s.io/v1/clusterroles"),
+             *await admin.list(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles")]
+    assert not [each for each in roles if each["metadata"]["name"] == "gpugrant-uninstall"]
+    assert await admin.get(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/gpugrant-uninstall")  # its log is there to read
+    return done.stdout
+
+
 # -- who watches ---------------------------------------------------------------------------------------------
 
 
