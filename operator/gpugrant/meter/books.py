@@ -39,7 +39,7 @@ from gpugrant.meter.tables import (
 _PLACE = ("programme", "provider", "pool", "gpu_type", "share")
 SUMMED: Mapping[Table, tuple[str, ...]] = {
     accounts: (
-        "id", *_PLACE, "owner", "tenant", "tenant_namespace", "grant_name", "grant_uid", "award",
+        "id", "digest", *_PLACE, "owner", "tenant", "tenant_namespace", "grant_name", "grant_uid", "award",
     ),
     holdings: (
         "uid", "account_id", "namespace", "name", "server", "fabric", "resource", "seats", "server_seats",

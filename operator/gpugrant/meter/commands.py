@@ -170,6 +170,7 @@ def _reading(url: str) -> Iterator["Connection"]:
 @contextmanager
 def _in_words() -> Iterator[None]:
     """Return errors of the database in words."""
+    from msgspec import MsgspecError
     from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
     try:
@@ -178,6 +179,6 @@ def _in_words() -> Iterator[None]:
         raise click.ClickException(
             f"--ledger is no URL of a database, such as sqlite:////path/ledger.db: {error}"
         ) from error
-    except (SQLAlchemyError, LookupError, ImportError, OSError) as error:
+    except (SQLAlchemyError, LookupError, ImportError, OSError, MsgspecError) as error:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
         raise click.ClickException(f"the ledger cannot be used: {' '.join(str(cause).split())}") from error

@@ -6,13 +6,29 @@ import shutil
 from itertools import count
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import BigInteger, Boolean, Integer, create_engine, text
 
 from gpugrant.meter.database import reading_engine
-from gpugrant.meter.facts import Aspect, Contracted, Ended, EndReason, GrantTerms, Health, SettingsVersion
+from gpugrant.meter.facts import (
+    Announced,
+    Aspect,
+    Claimed,
+    Contracted,
+    Ended,
+    EndReason,
+    Failure,
+    Gap,
+    GrantTerms,
+    Health,
+    Named,
+    Seated,
+    SettingsVersion,
+    Unwell,
+)
 from gpugrant.meter.monthly import name_of
 from gpugrant.meter.seals import adopt, seal_of_month
 from gpugrant.meter.store import Store
+from gpugrant.meter.tables import metadata
 from gpugrant.meter.verify import verify_ledger
 from meter_kit import DECEMBER, NOVEMBER, a_server, ended, held
 
@@ -26,6 +42,16 @@ TERMS = GrantTerms(
 SETTINGS = "programmes: {purchase-2025: {report: {unobservedLimitGpuSeconds: 0}}}"
 NOVEMBER_4 = "(SELECT id FROM days WHERE name = '2026-11-04')"
 JANUARY_DAYS = "(SELECT id FROM days WHERE month = '2027-01')"
+_POOL = ("purchase-2025", "nhn-cloud", "nhn-b200", "NVIDIA-B200", "Public")
+FACTS_OF_NO_ACCOUNT = [  # in the running day; they change no GPU-second, and no table is without rows
+    Claimed("server-2", "uid-of-nobody", NOW - 100, False),
+    Seated("uid-of-nobody", NOW - 100, *_POOL, seats=0),
+    Announced("server-2", NOW - 100, NOW + DAY, NOW + 2 * DAY),
+    Unwell("r", "server-1", NOW - 100, 0),
+    Named("hangang", NOW - 100, "Hangang LM"),
+    Gap(NOW - 50, NOW - 40),
+    Failure(*_POOL, "server-2", "NotReady", NOW - 100, 8),
+]
 _numbers = count(1)
 
 
@@ -71,6 +97,7 @@ def write_books(url):
     store.commit(
         [Ended(held("b", T + 45 * DAY), NOW - 7000, EndReason.FINISHED, NOW - 7000), skew, running], NOW
     )
+    store.commit(FACTS_OF_NO_ACCOUNT)
     settle(store)
     store.close()
 
@@ -548,3 +575,36 @@ def test_days_show_what_was_taken_out_of_histories_though_their_sums_were_made_r
     }[aspect]
     rewrite(books, change, adopt)
     assert differences(books)[0].startswith("purchase-2025, 2026-11-")
+
+
+def other_value(column):
+    """Return an SQL expression for another value of a column's type."""
+    if isinstance(column.type, Boolean):
+        return f'NOT "{column.name}"'
+    if isinstance(column.type, (Integer, BigInteger)):
+        return f'COALESCE("{column.name}", 0) + 1000003'
+    return f"\"{column.name}\" || 'x'"
+
+
+@pytest.mark.parametrize("table", [one for one in metadata.sorted_tables if one.name != "marks"], ids=str)
+def test_every_column_of_every_table_is_looked_at(written, tmp_path, table):
+    """One row at a time, in a transaction that is taken back; what cannot be read is said, not thrown."""
+    engine = engine_of(written("sqlite", tmp_path))
+    row = f"FROM {table.name} ORDER BY rowid DESC LIMIT 1"
+    changes = [f"DELETE FROM {table.name} WHERE rowid = (SELECT rowid {row})"]
+    for column in table.columns:
+        if column.name != "id" or table.name in ("journal", "days", "accounts"):
+            set_to = f'"{column.name}" = {other_value(column)}'
+            changes.append(f"UPDATE {table.name} SET {set_to} WHERE rowid = (SELECT rowid {row})")
+    with engine.connect() as connection:
+        assert connection.execute(text(f"SELECT count(*) FROM {table.name}")).scalar()
+        connection.rollback()
+        missed = []
+        for change in changes:
+            with connection.begin() as transaction:
+                connection.execute(text(change))
+                if not list(verify_ledger(connection)):
+                    missed.append(change)
+                transaction.rollback()
+    engine.dispose()
+    assert missed == []
