@@ -8,9 +8,9 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from gpugrant.meter.books import BROKEN, CUT, DAY, Books, Entry
 from gpugrant.meter.day_tables import cells, corrections, day_digests, day_pools, days, months, totals
-from gpugrant.meter.days import DayRow, Rewrite, add_day, read_cells, read_closed, stale_day
+from gpugrant.meter.days import DayRow, Rewrite, add_day, day_row, read_cells, read_closed, stale_day
 from gpugrant.meter.facts import Account
-from gpugrant.meter.months import Calendar, Calendars, Day
+from gpugrant.meter.months import Calendar, Calendars, Day, day_from
 from gpugrant.meter.reading import build_from_rows
 from gpugrant.meter.rows import Accounts, add_to
 from gpugrant.meter.seals import entered_seal, seal_of_day
@@ -134,12 +134,21 @@ def cut_again(connection: Connection, books: Books, was: Calendars, now: Calenda
             continue
         final = select(func.max(months.c.end_at)).where(months.c.programme == programme)
         after = connection.execute(final).scalar() or 0
+        if _is_cut_alike(connection, programme, after, now.of(programme)):
+            continue
         gone = select(days.c.id).where(days.c.programme == programme, days.c.start_at >= after)
         for table in (cells, day_pools, day_digests):
             connection.execute(delete(table).where(table.c.day_id.in_(gone)))
         connection.execute(delete(days).where(days.c.programme == programme, days.c.start_at >= after))
         sum_again(connection, programme)
         books.enter(Entry(CUT, programme, start=after))
+
+
+def _is_cut_alike(connection: Connection, programme: str, after: int, calendar: Calendar) -> bool:
+    """Say whether a calendar cuts the stored days as they are: a zone's other name, or one of the same hours."""
+    query = select(days).where(days.c.programme == programme, days.c.start_at >= after)
+    stored = [day_row(row).day for row in connection.execute(query)]
+    return all(day == day_from(calendar, day.start) for day in stored)
 
 
 def sum_again(connection: Connection, programme: str) -> None:

@@ -392,6 +392,26 @@ def test_every_month_with_servers_is_reported(store):
     ]
 
 
+def test_a_zone_of_another_name_and_the_same_hours_rewrites_nothing(url):
+    first = open_store(url)
+    first.commit([a_server("server-1")], T + 3 * DAY)
+    settle(first)
+    for number in range(4):
+        late = ended(f"late-{number}", T + 100 * number, T + 100 * number + 50)
+        first.commit([late], T + 3 * DAY + number)
+        settle(first)
+    was = first.month_account(*PROVIDER, month(first)).days
+    assert was[0].revision == 4
+    first.close()
+    for zone in ("Asia/Tokyo", "Asia/Seoul"):
+        again = open_store(url, calendars=Calendars(((PROVIDER[0], zone),)))
+        settle(again)
+        account = again.month_account(*PROVIDER, month(again))
+        assert (account.days, account.zone) == (was, zone)
+        assert again._read(lambda connection: list(verify_ledger(connection))) == []
+        again.close()
+
+
 def test_a_zone_that_is_changed_leaves_closed_months_and_loses_no_second(store, url):
     through_november(store)
     store.close_month(NAME, "f" * 64, DECEMBER + 500)
