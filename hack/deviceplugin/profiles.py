@@ -66,13 +66,14 @@ class Profile:
     def environment(self, device_ids: Sequence[str]) -> dict[str, str]:
         """Return the variables that the vendor's plugin sets in a container for its devices.
 
-        NVIDIA's, where it lists devices by environment variable (its default), names the UUIDs in order. Rebellions'
-        is made of the SR-IOV plugin, whose variable is named after the resource and lists PCI addresses.
+        NVIDIA's, where it lists devices by environment variable (its default), names UUIDs as the kubelet did, which
+        is in no order. Rebellions' is made of the SR-IOV plugin: its variable is named after the resource and lists
+        PCI addresses, which it sorts.
         """
         if self.vendor == "nvidia":
             return {"NVIDIA_VISIBLE_DEVICES": ",".join(device_ids)}
         name = self.resource.replace(".", "_").replace("/", "_").upper()
-        return {f"PCIDEVICE_{name}": ",".join(device_ids)}
+        return {f"PCIDEVICE_{name}": ",".join(sorted(device_ids))}
 
 
 @cache

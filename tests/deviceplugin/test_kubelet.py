@@ -117,9 +117,9 @@ async def test_allocate_gives_the_variables_of_rebellions_plugin(kubelet, tmp_pa
     async with Service(_options(kubelet, tmp_path, "atom")).running():
         await kubelet.wait_for(lambda: kubelet.sessions and kubelet.sessions[-1].lists)
         assert kubelet.requests[-1].resource_name == "rebellions.ai/ATOM"
-        first = next(iter(kubelet.session.lists[-1]))
+        first, second, *_ = kubelet.session.lists[-1]
         assert first == "0000:10:00.0"
-        assert await kubelet.allocate(first) == {"PCIDEVICE_REBELLIONS_AI_ATOM": first}
+        assert await kubelet.allocate(second, first) == {"PCIDEVICE_REBELLIONS_AI_ATOM": f"{first},{second}"}
 
 
 async def test_what_is_not_there_is_not_allocated(kubelet, b200):
