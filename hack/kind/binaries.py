@@ -49,6 +49,9 @@ IN_CONTAINERS: tuple[Binary, ...] = (
     kubernetes_binary("kube-proxy", 0.2),
     Binary("coredns", "coredns", "github.com/coredns/coredns", COREDNS, minutes=2.0),
     Binary("pause", "pause", ".", PAUSE, minutes=0.1),
+    Binary(
+        "local-path-provisioner", "local-path-provisioner", "github.com/rancher/local-path-provisioner", "0.0.30",
+        minutes=1.0),
 )
 ALL: tuple[Binary, ...] = (HELM, KIND, *BINARIES, *IN_NODE, *CNI_PLUGINS, *IN_CONTAINERS)
 

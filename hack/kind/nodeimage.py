@@ -26,7 +26,9 @@ _NODE_FILES = _HERE / "node"
 _ETCD = next(binary.version for binary in BINARIES if binary.name == "etcd")
 # What kubeadm is told to run instead of the etcd it would pull.
 ETCD_TAG = f"{_ETCD}-0"
+# Named by the manifests in node/.
 _POD_NETWORK = "localhost/gpugrant/pod-network:built"
+_VOLUMES = "localhost/gpugrant/local-path-provisioner:built"
 _KEPT = 2  # archives of former contents, for a checkout that goes back and forth
 
 # Units that mount, load or probe what belongs to the host; a node has only those that are enabled below.
@@ -118,6 +120,7 @@ def _node(name: str, root: Path, binaries: Mapping[str, Path], kind_files: Path,
         files.file("etc/systemd/journald.conf.d/node.conf", b"[Journal]\nReadKMsg=no\n")
         files.file("kind/version", f"v{KUBERNETES}".encode())
         files.file("kind/manifests/default-cni.yaml", _NODE_FILES / "pod-network.yaml")
+        files.file("kind/manifests/default-storage.yaml", _NODE_FILES / "volumes.yaml")
         files.file("kind/bin/import-images", _NODE_FILES / "import-images", 0o755)
         files.file("etc/systemd/system/import-images.service", _NODE_FILES / "import-images.service")
         for unit in _UNITS:
@@ -172,6 +175,7 @@ def _write_inner_images(folder: Path, root: Path, binaries: Mapping[str, Path], 
     ])
     write_archive(folder / "control-plane.tar", [
         single(f"{registry}/etcd:{ETCD_TAG}", "etcd"),
+        single(_VOLUMES, "local-path-provisioner"),
         *(single(f"{registry}/{name}:v{KUBERNETES}", name)
           for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")),
     ])

@@ -38,6 +38,10 @@ def _is_ready(found: JsonObject | None) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
+def _has_ended(found: JsonObject | None) -> bool:
+    return (found or {}).get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
 def _server(namespace: str, node: str, image: str) -> JsonObject:
     container = {"name": "server", "image": image, "imagePullPolicy": "Never", "command": ["python3", "-c", _SERVER],
                  "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1}}
@@ -118,6 +122,31 @@ async def test_a_node_that_was_switched_off_comes_back_with_its_pods_reachable(
     address = before[here]["status"]["podIP"]
     assert await _ask(kind_cluster, namespace, here, f"http://{pod['status']['podIP']}:8080") == address
     assert await _ask(kind_cluster, namespace, lost, f"http://{address}:8080") == pod["status"]["podIP"]
+
+
+async def test_a_claim_gets_a_volume_that_others_than_root_write_and_that_outlives_the_pod(
+    kind_admin: KubeClient, namespace: str, python_image: str
+) -> None:
+    await kind_admin.create({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data", "namespace": namespace},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}})
+    programs = {
+        "writes": 'open("/data/file", "x").write("kept")',
+        "reads": 'assert open("/data/file").read() == "kept"',
+    }
+    for name, program in programs.items():
+        await kind_admin.create({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
+            "spec": {
+                "restartPolicy": "Never", "securityContext": {"runAsUser": 65532, "runAsNonRoot": True},
+                "containers": [{
+                    "name": name, "image": python_image, "imagePullPolicy": "Never",
+                    "command": ["python3", "-c", program], "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}})
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+        ended = await kind_admin.wait_for(path, _has_ended, 60)
+        assert ended["status"]["phase"] == "Succeeded"
+        await kind_admin.delete(path)
 
 
 def test_a_second_start_is_refused_and_changes_nothing(kind_cluster: KindCluster) -> None:
