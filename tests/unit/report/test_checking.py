@@ -425,3 +425,10 @@ def test_more_than_the_month_before_had_cannot_be_taken_back(tmp_path: Path):
         assert [(one.file, one.message) for one in problems] == [
             ("corrections.csv", "it takes back 1 GPU-seconds more than 2026-10 has in such rows")
         ] * more
+
+
+def test_a_manifest_that_names_another_signer_is_to_blame_where_the_key_is_as_listed():
+    files = render(a_month(), KEY)
+    own, other = (signing.fingerprint(key.public_key()).encode() for key in (KEY, OTHER_KEY))
+    changed = files | {"manifest.json": files["manifest.json"].replace(own, other)}
+    assert {problem.file for problem in check_files(changed).problems} == {"manifest.json"}

@@ -155,12 +155,13 @@ def _key_faults(
     if data != signing.public_pem(own):
         yield Problem(PUBLIC_KEY, 0, "it holds more than a public key, or holds it otherwise", FRESH_COPY)
     if found != manifest.signer.public_key_sha256:
-        yield Problem(
-            PUBLIC_KEY,
-            0,
-            f"it is the key {found}; the manifest says {manifest.signer.public_key_sha256}",
-            FRESH_COPY,
-        )
+        listed = manifest.files.get(PUBLIC_KEY)
+        said = manifest.signer.public_key_sha256
+        if listed is not None and listed.sha256 == hashlib.sha256(data).hexdigest():
+            message = f"it says that the signer is {said}; {PUBLIC_KEY}, which is as it lists it, is {found}"
+            yield Problem(MANIFEST, 0, message, FRESH_COPY)
+        else:
+            yield Problem(PUBLIC_KEY, 0, f"it is the key {found}; the manifest says {said}", FRESH_COPY)
     elif allowed and found not in allowed:
         yield Problem(
             PUBLIC_KEY,
