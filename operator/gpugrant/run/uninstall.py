@@ -7,7 +7,10 @@ pods are refused, and their controllers try again. Safe to repeat: each run does
 
 import asyncio
 import json
+import os
+import socket
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Final
@@ -19,7 +22,6 @@ from gpugrant.act.policies import PolicyIsForeign, resources_of
 from gpugrant.observe.client import MERGE_PATCH, ApiError, Client
 from gpugrant.observe.credentials import load_credentials
 from gpugrant.run import unmark
-from gpugrant.run.identity import identity
 from gpugrant.run.lease import LEASE_PATH, Lease, LeaseLostError
 from gpugrant.run.uninstall_report import Findings
 
@@ -48,9 +50,14 @@ class Uninstall:
         self._say = say
         self._release = release
         self._patience = patience
-        self._lease = Lease(client, identity("uninstall", client.credentials.server) + "_uninstall")
+        # Another one for each run: of two at the same time, one waits.
+        host = os.environ.get("POD_NAME") or socket.gethostname()
+        self._lease = Lease(client, f"{host}_uninstall_{uuid.uuid4().hex[:8]}")
         self._resources = frozenset({names.DEFAULT_RESOURCE})
         self._found = Findings()
+        self._look = 0
+        # Controllers whose pods were evicted, and in which look: what their template selects itself, no eviction mends.
+        self._remade: dict[str, int] = {}
 
     async def run(self) -> None:
         """Do it. Raises UninstallError, ApiError."""
@@ -106,13 +113,12 @@ class Uninstall:
             if not await self._pass() and begun - unbound >= _SETTLED_SECONDS:
                 return
             await asyncio.sleep(_PAUSE)
-        raise UninstallError(
-            f"after {_PASSES} looks there is still something new to take off: run this again"
-        )
+        raise UninstallError(f"after {_PASSES} looks there is still something to take off: run this again")
 
     async def _pass(self) -> int:
         """Look at everything once; return how many objects were changed."""
         self._found.look_again()
+        self._look += 1
         changed, errors, batch = 0, set[str](), list[_Change]()
         async for change in self._changes():
             batch.append(change)
@@ -150,7 +156,8 @@ class Uninstall:
             yield partial(self._take_off, "pod", base, pod, self._unmark_pod)
         if not unmark.is_unplaceable(pod) or pod["metadata"].get("deletionTimestamp"):
             return
-        if self._release and unmark.is_remade(pod):
+        controller = unmark.controller_of(pod)
+        if self._release and controller and self._remade.setdefault(controller, self._look) == self._look:
             yield partial(self._evict, key, base, pod)
         else:
             self._found.unplaceable.add(key)
@@ -164,7 +171,7 @@ class Uninstall:
     async def _take_off(
         self, kind: str, base: str, found: dict[str, Any], unmarked: Callable[..., Any]
     ) -> bool:
-        """Patch an object until nothing of ours is on it; say whether there was anything."""
+        """Patch an object until nothing of ours is on it; say whether there was anything, or still is."""
         path = f"{base}/{found['metadata']['name']}"
         changed = False
         for _ in range(_TRIES):
@@ -183,7 +190,7 @@ class Uninstall:
                 found = await self._again(path, found)
                 if not found:
                     return changed
-        raise UninstallError(f"{path} is changed by somebody else all the time")
+        return True  # somebody else changes it all the time: the next look tries again
 
     async def _again(self, path: str, found: dict[str, Any]) -> dict[str, Any]:
         """Read an object that has moved under us; {} where it is another one by now, or none."""
@@ -270,7 +277,7 @@ async def _carry_out(batch: list[_Change], errors: set[str]) -> int:
     told = await asyncio.gather(*(change() for change in batch), return_exceptions=True)
     batch.clear()
     for one in told:
-        if isinstance(one, (ApiError, UninstallError)):
+        if isinstance(one, ApiError):
             errors.add(str(one))
         elif isinstance(one, BaseException):
             raise one

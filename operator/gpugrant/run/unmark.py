@@ -40,9 +40,10 @@ def is_unplaceable(pod: JsonObject) -> bool:
     return selects and not pod["spec"].get("nodeName") and not is_gated(pod) and _phase(pod) == "Pending"
 
 
-def is_remade(pod: JsonObject) -> bool:
-    """Say whether a controller makes the pod again when it goes."""
-    return any(owner.get("controller") for owner in pod["metadata"].get("ownerReferences") or ())
+def controller_of(pod: JsonObject) -> str:
+    """Return the uid of the controller that makes the pod again when it goes; "" where there is none."""
+    owners = pod["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), "")
 
 
 def waiting_words(pod: JsonObject) -> str:
