@@ -13,7 +13,7 @@ from gpugrant.meter.months import Calendars
 from gpugrant.meter.reading import read_stays
 from gpugrant.meter.rows import Accounts, holding_of
 from gpugrant.meter.tables import accounts as account_rows
-from gpugrant.meter.tables import failures, holdings
+from gpugrant.meter.tables import failures, holdings, ledger
 from gpugrant.meter.tally import SHOWN_DIGESTS, PoolKey, Sums, Tally
 
 _DAY = 86_400
@@ -29,6 +29,7 @@ def load_tally(
     ]
     tally = Tally(calendars)
     tally.watermark = watermark
+    tally.opened_at = connection.execute(select(ledger.c.opened_at)).scalar() or 0
     tally.days = read_ends(connection)
     tally.histories.read(connection)
     tally.load_sums(

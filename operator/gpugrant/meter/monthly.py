@@ -19,7 +19,7 @@ from gpugrant.meter.facts import Condition, Contracted, GrantTerms, Named, Place
 from gpugrant.meter.histories import Histories
 from gpugrant.meter.incidents import incidents_of, servers_to_look_at
 from gpugrant.meter.month import Correction, DayDigest, Identity, MonthAccount, Shortfall
-from gpugrant.meter.months import Calendars, Day, Month, day_from
+from gpugrant.meter.months import Calendars, Day, Month, day_from, first_second
 from gpugrant.meter.raw_sums import held_by_pool
 from gpugrant.meter.reading import facts_of, histories_of, read_stays, read_stays_on
 from gpugrant.meter.rows import Accounts
@@ -145,7 +145,7 @@ def _open_account(
         identities=_identities(
             sums,
             provider,
-            held(connection, accounts, histories, programme, start, until),
+            held(connection, accounts, histories, programme, max(start, state.opened_at), until),
         ),
         days=_digests(connection, programme, provider, month.name),
         **_rules(connection, programme, month.end),
@@ -185,7 +185,7 @@ def open_days(connection: Connection, state: State, histories: Histories, progra
         begin = _begin(connection, histories, programme)
         if begin is None:
             return
-        at = calendar.day_of(begin).start
+        at = first_second(calendar, begin, state.opened_at)
     last = select(months.c.name, months.c.end_at).where(months.c.programme == programme)
     closed = connection.execute(last.order_by(months.c.end_at.desc()).limit(1)).first() or ("", 0)
     while at < state.watermark:

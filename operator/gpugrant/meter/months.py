@@ -88,6 +88,11 @@ def day_from(calendar: Calendar, at: int, closed_month: str = "", closed_until: 
     return Day(day.name, day.month, at, day.end)
 
 
+def first_second(calendar: Calendar, begin: int, opened_at: int) -> int:
+    """Return where the first day starts of what begins at a moment: never before the ledger was opened."""
+    return max(calendar.day_of(max(begin, opened_at)).start, opened_at)
+
+
 class Calendars(Struct, frozen=True):
     """The calendar of every programme: its zone, and the period that the operator's settings give."""
 

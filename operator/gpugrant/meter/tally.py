@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gpugrant.meter.booking import Holding
 from gpugrant.meter.facts import Account, Condition, Contracted, Failure, Placed, Seated
 from gpugrant.meter.histories import FOR_EVER, Dated, Histories, Key
-from gpugrant.meter.months import Calendars, Day, day_from
+from gpugrant.meter.months import Calendars, Day, day_from, first_second
 from gpugrant.meter.reading import facts_of, stay_of
 from gpugrant.meter.timeline import PoolOf, Stay, build
 
@@ -76,6 +76,7 @@ class Tally:
 
     def __init__(self, calendars: Calendars) -> None:
         self.calendars = calendars
+        self.opened_at = 0  # nothing is accounted before
         self.watermark = 0
         self.held_pods = 0
         self.failures: Counter[FailureKey] = Counter()
@@ -183,6 +184,7 @@ class Tally:
 
     def _begin(self, programme: str, at: int) -> None:
         if programme:
+            at = max(at, self.opened_at)
             self._begins[programme] = min(at, self._begins.get(programme, at))
 
     def _close_days(self, days: Mapping[str, DayEnds]) -> None:
@@ -213,7 +215,7 @@ class Tally:
         ends = self.days.get(programme)
         if ends is not None:
             return ends.until
-        return self.calendars.of(programme).day_of(self._begins[programme]).start
+        return first_second(self.calendars.of(programme), self._begins[programme], self.opened_at)
 
     def needed_from(self) -> int:
         """Return where the first open day of any programme starts: what was before it is not needed."""

@@ -34,7 +34,7 @@ from gpugrant.meter.facts import (
     Unwell,
 )
 from gpugrant.meter.histories import FOR_EVER, KINDS, Dated, Key, Told, novel, put_in, read_history
-from gpugrant.meter.months import Day, day_from
+from gpugrant.meter.months import Day, day_from, first_second
 from gpugrant.meter.rows import (
     Accounts,
     account_values,
@@ -255,15 +255,25 @@ class Transaction:
         grown: dict[str, DayEnds] = {}
         for programme, begin in self._begins.items():
             known = ends.get(programme)
-            if known is not None and begin < known.first:
-                grown[programme] = replace(known, first=self._add_days_before(programme, known.first, begin))
+            if known is None:
+                continue
+            first = self._accounted_from(programme, known, begin)
+            if first < known.first:
+                grown[programme] = replace(known, first=self._add_days_before(programme, known.first, first))
         self._step("days")
         return grown
+
+    def _accounted_from(self, programme: str, known: DayEnds, begin: int) -> int:
+        """Return where days start that have to be there: no month is made before one that is closed."""
+        calendar = self._tally.calendars.of(programme)
+        if known.closed_month:
+            begin = max(begin, calendar.month_of(known.first).start)
+        return first_second(calendar, begin, self._opened_at)
 
     def _add_days_before(self, programme: str, first: int, begin: int) -> int:
         """Write the days from that of ``begin`` to the first stored one, to be summed; return where they start."""
         calendar = self._tally.calendars.of(programme)
-        start = at = calendar.day_of(begin).start
+        start = at = begin
         while at < first:
             day = day_from(calendar, at)
             add_day(self._connection, programme, replace(day, end=min(day.end, first)), stale=True)

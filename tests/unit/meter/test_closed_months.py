@@ -247,11 +247,14 @@ def test_a_month_with_open_or_stale_days_does_not_close(store):
     assert store.commit([held("z", DECEMBER + 10)], DECEMBER + 400)
 
 
-def test_a_bind_told_of_before_the_first_day_makes_the_days_before_it(store):
+def test_a_bind_told_of_before_the_first_day_makes_the_days_before_it(url):
+    store = open_store(url, now=T - 2 * DAY)
+    store.commit([TERMS, a_server("server-1"), a_server("server-2")])
     through_november(store)
     store.commit([ended("old", T - DAY - 50, T - DAY + 50, a_place(server="server-9"))])
     settle(store)
     assert by_condition(account(store, "2026-10")) == {"Used": 800}
+    store.close()
 
 
 def test_awards_say_what_a_grant_had(store):
@@ -390,6 +393,38 @@ def test_every_month_with_servers_is_reported(store):
         (*PROVIDER, "2026-11"),
         (*PROVIDER, "2026-12"),
     ]
+
+
+def test_what_was_held_before_the_ledger_was_opened_is_in_no_month(url):
+    opened = T + 10 * DAY + 5000
+    store = open_store(url, now=opened)
+    store.commit([a_server("server-1", opened), held("old", T - 60 * DAY)], DECEMBER + 100)
+    for _ in range(2):  # as worked out while its days are open, and as they are stored
+        assert [one.name for *_, one in store.reported()] == ["2026-11", "2026-12"]
+        account = store.month_account(*PROVIDER, month(store))
+        assert sum(line.gpu_seconds for line in account.lines) == 8 * (DECEMBER - opened)
+        assert [one.difference for one in account.identities] == [0, 0]
+        settle(store)
+    assert store._read(lambda connection: list(verify_ledger(connection))) == []
+    row = store._read(
+        lambda connection: connection.exec_driver_sql("SELECT held_from FROM holdings").scalar()
+    )
+    assert row == T - 60 * DAY
+    store.close()
+
+
+def test_no_month_is_made_before_one_that_is_closed(url):
+    store = open_store(url, now=T - 60 * DAY)
+    store.commit([TERMS, a_server("server-1", T + 5 * DAY)], DECEMBER + 100)
+    settle(store)
+    store.month_account(*PROVIDER, month(store))
+    store.close_month(NAME, "a" * 64, DECEMBER + 100)
+    store.commit([ended("old", T - 3 * DAY, T + DAY)], DECEMBER + 200)
+    settle(store)
+    assert [one.name for *_, one in store.reported()] == ["2026-11", "2026-12"]
+    found = store.month_account(*PROVIDER, month(store, "2026-12")).corrections
+    assert [(one.of_month, one.line.gpu_seconds) for one in found] == [("2026-11", 8 * DAY)]
+    store.close()
 
 
 def test_a_zone_of_another_name_and_the_same_hours_rewrites_nothing(url):

@@ -39,7 +39,7 @@ def old_ledger(url):
         calendars = '{"zones":[],"period":0}'
         connection.execute(
             text("INSERT INTO ledger VALUES (1, :opened, :mark, 7, :calendars)"),
-            {"opened": T, "mark": WATERMARK, "calendars": calendars},
+            {"opened": T - 60 * DAY, "mark": WATERMARK, "calendars": calendars},
         )
         connection.execute(
             text(
