@@ -47,6 +47,14 @@ def test_the_chart_of_crds_brings_what_the_models_say_and_leaves_it_when_it_goes
     assert all("annotations" not in each["metadata"] for each in offline.template(CRDS_CHART, "--set", "keep=false"))
 
 
+@pytest.mark.parametrize("chart", [CHART, CRDS_CHART], ids=lambda chart: chart.name)
+def test_a_packaged_chart_has_in_it_what_the_folder_has(offline: Helm, chart: Path, tmp_path: Path) -> None:
+    """The manifests and, through the link, the CRDs too."""
+    offline.run("package", chart, "--destination", tmp_path)
+    (package,) = tmp_path.glob("*.tgz")
+    assert offline.template(package) == offline.template(chart)
+
+
 def test_the_versions_go_together_and_the_previous_one_is_older() -> None:
     charts = [yaml.safe_load((chart / "Chart.yaml").read_text()) for chart in (CHART, CRDS_CHART)]
     assert charts[0]["version"] == charts[1]["version"]
