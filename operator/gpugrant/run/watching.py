@@ -66,7 +66,8 @@ class Watching:
             registry=registry,
             settings=_settings(),
             standalone=True,
-            identity="gpugrant",  # else it asks for the user's name, and in a container there is none
+            # Else it asks for the user's name, and in a container there is none. Kopf does not export the type.
+            identity="gpugrant",  # type: ignore[arg-type]
             clusterwide=True,
             stop_flag=self._stop,
         )
