@@ -69,12 +69,15 @@ def usage(ledger: str, tenant: str, grant: str, month: str, by: str, output: str
     """
     from gpugrant.expose.report.printing import progress
     from gpugrant.expose.usage_rows import read_month
+    from gpugrant.meter.database import LedgerUrlError
     from gpugrant.meter.store import StoreAwayError
 
     try:
         with progress(month or "the running month") as told:
             told("summing", 0, 1)
             found = read_month(ledger, month)
+    except LedgerUrlError as error:
+        raise click.UsageError(str(error)) from None
     except StoreAwayError as error:
         raise click.ClickException(f"the ledger cannot be read: {error}") from None
     except (KeyError, IndexError):

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from gpugrant.meter.database import reading_engine
+from gpugrant.meter.database import check_shape, reading_engine
 from gpugrant.meter.day_tables import cells, corrections, days, months
 from gpugrant.meter.days import day_row, read_cells
 from gpugrant.meter.facts import Account, Condition, Contracted, Placed, Seated
@@ -144,17 +142,10 @@ def _no_such_month(connection: Connection, state: State, programmes: Sequence[st
 @contextmanager
 def _reading(url: str) -> Iterator[Connection]:
     """Yield a connection that sees one moment and writes nothing; errors come in words."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise StoreAwayError(
-            f"{url!r} is no SQLAlchemy URL: write it as sqlite:////var/lib/gpugrant/ledger.db"
-        ) from None
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise StoreAwayError(f"there is no file {parsed.database or '(none named)'}")
     engine = reading_engine(url)
     try:
         with engine.begin() as connection:
+            check_shape(connection)
             yield connection
     except (SQLAlchemyError, OSError) as error:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error

@@ -151,16 +151,14 @@ def show(ledger: str) -> None:
 @contextmanager
 def _reading(url: str) -> Iterator["Connection"]:
     """Look at one moment of a ledger."""
-    from gpugrant.meter.database import reading_engine
-    from gpugrant.meter.migrations import revision_of
+    from gpugrant.meter.database import check_shape, reading_engine
     from gpugrant.meter.monthly import read_state
 
     with _in_words():
         engine = reading_engine(url)
         try:
             with engine.begin() as connection:
-                if not revision_of(connection):
-                    raise click.ClickException("there is no ledger in this database: check --ledger")
+                check_shape(connection)
                 read_state(connection)
                 yield connection
         finally:
@@ -171,14 +169,14 @@ def _reading(url: str) -> Iterator["Connection"]:
 def _in_words() -> Iterator[None]:
     """Return errors of the database in words."""
     from msgspec import MsgspecError
-    from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+    from gpugrant.meter.database import LedgerUrlError
 
     try:
         yield
-    except ArgumentError as error:
-        raise click.ClickException(
-            f"--ledger is no URL of a database, such as sqlite:////path/ledger.db: {error}"
-        ) from error
+    except LedgerUrlError as error:
+        raise click.UsageError(str(error)) from None
     except (SQLAlchemyError, LookupError, ImportError, OSError, MsgspecError) as error:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
         raise click.ClickException(f"the ledger cannot be used: {' '.join(str(cause).split())}") from error

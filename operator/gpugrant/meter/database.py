@@ -5,16 +5,58 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+_NAMED_BY = "--ledger or $GPUGRANT_LEDGER"
+_FORMS = "sqlite:////var/lib/gpugrant/ledger.db or postgresql://USER@HOST/DATABASE"
+_SQLITE_MAGIC = b"SQLite format 3\0"
+
+
+class LedgerUrlError(ValueError):
+    """A URL that can never name a ledger. The message shows no URL: it may have a password in it."""
+
+
+class NoLedgerError(OSError):
+    """What a URL names is no ledger that this version can read."""
+
+
+def check_ledger(url: str) -> None:
+    """See that a URL can name a ledger, without asking a server. Raises LedgerUrlError, NoLedgerError.
+
+    A database that is merely away passes, and so does a file that is not there yet.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite":
+        _must_be_sqlites(parsed.database)
+        return
+    try:
+        parsed.get_dialect().import_dbapi()
+    except ImportError:
+        raise _without_driver() from None
+
+
+def check_shape(connection: Connection) -> None:
+    """See that the connected database holds a ledger of a shape that is known. Raises NoLedgerError."""
+    from gpugrant.meter.migrations import known_revisions, revision_of
+
+    revision = revision_of(connection)
+    if not revision:
+        raise NoLedgerError(f"there is no ledger in this database: check {_NAMED_BY}")
+    if revision not in known_revisions():
+        raise NoLedgerError(
+            f"the ledger has the shape {revision}, which a newer gpugrant gave it: use that version or a later one"
+        )
 
 
 def writing_engine(url: str, lock_wait: float) -> Engine:
     """Return an engine for the one who writes; ``lock_wait``: seconds that another's lock is waited for."""
     parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, connect_args=_postgres(lock_wait))
+        return _engine(parsed, connect_args=_postgres(lock_wait))
     engine = create_engine(parsed)
+    event.listen(engine, "do_connect", lambda *_: _must_be_sqlites(parsed.database))
     pragmas = (_waiting(lock_wait), "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
     event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, pragmas))
     # The write lock from the start: a transaction that reads first could not get it later.
@@ -26,7 +68,7 @@ def reading_engine(url: str, lock_wait: float = 5.0) -> Engine:
     """Return an engine whose transactions see one moment of the ledger, and hold nobody up who writes."""
     parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(
+        return _engine(
             parsed,
             connect_args=_postgres(lock_wait),
             isolation_level="REPEATABLE READ",
@@ -41,16 +83,59 @@ def reading_engine(url: str, lock_wait: float = 5.0) -> Engine:
 
 
 def _parsed(url: str) -> URL:
-    parsed = make_url(url)
-    if parsed.get_backend_name() in ("postgresql", "postgres"):
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
+        raise LedgerUrlError(f"{_NAMED_BY} is no URL of a database: write it as {_FORMS}") from None
+    backend, _, driver = parsed.drivername.partition("+")
+    if backend in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite" or driver not in ("", "pysqlite"):
+        raise LedgerUrlError(
+            f"{_NAMED_BY}: a ledger is kept in SQLite or PostgreSQL, not in {parsed.drivername!r}: write {_FORMS}"
+        )
+    if parsed.host:
+        raise LedgerUrlError(
+            f"{_NAMED_BY}: a URL of SQLite has no host: write sqlite:/// before a path, and a fourth slash where it "
+            "begins at the root, as in sqlite:////var/lib/gpugrant/ledger.db"
+        )
     return parsed
 
 
+def _engine(parsed: URL, **options: Any) -> Engine:
+    try:
+        return create_engine(parsed, **options)
+    except ImportError:
+        raise _without_driver() from None
+
+
+def _without_driver() -> LedgerUrlError:
+    return LedgerUrlError(
+        f"{_NAMED_BY} names PostgreSQL, and its driver psycopg is not installed: install the extra postgres"
+    )
+
+
 def _must_be_there(path: str | None) -> None:
-    """Keep SQLite from making a new file where there is none, such as for a mistyped path. Raises OSError."""
-    if path and path != ":memory:" and Path(path).parent.is_dir() and not Path(path).exists():
-        raise FileNotFoundError(f"there is no ledger in {path}: check --ledger")
+    """Keep SQLite from making a new file where there is none, such as for a mistyped path. Raises NoLedgerError."""
+    if not path or path == ":memory:" or path.startswith("file:"):
+        return
+    if not Path(path).exists():
+        raise NoLedgerError(f"there is no ledger in {path}: no such file; check {_NAMED_BY}")
+    _must_be_sqlites(path)
+    if not Path(path).stat().st_size:
+        raise NoLedgerError(f"there is no ledger in {path}: the file is empty; check {_NAMED_BY}")
+
+
+def _must_be_sqlites(path: str | None) -> None:
+    """See that a file, if it is there, is a database of SQLite's or still empty. Raises NoLedgerError, OSError."""
+    if not path or path == ":memory:" or path.startswith("file:") or not Path(path).exists():
+        return
+    if Path(path).is_dir():
+        raise NoLedgerError(f"{path} is a folder: name the ledger's file in it, with {_NAMED_BY}")
+    with Path(path).open("rb") as file:
+        start = file.read(len(_SQLITE_MAGIC))
+    if start and start != _SQLITE_MAGIC:
+        raise NoLedgerError(f"{path} is no database of SQLite's: check {_NAMED_BY}")
 
 
 def _postgres(lock_wait: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from gpugrant.config import Programme, SettingsError, load_settings
 from gpugrant.expose.report.source import MarkKind, MarkRefused, ReportRow, refusal
 from gpugrant.meter.closing import Mark, closed_month, lock_marks, read_marks, read_settings, write_mark
-from gpugrant.meter.database import reading_engine, writing_engine
+from gpugrant.meter.database import check_shape, reading_engine, writing_engine
 from gpugrant.meter.month import MonthAccount
 from gpugrant.meter.monthly import find_month, month_account, name_of, read_state, reported
 from gpugrant.meter.months import Month
@@ -69,6 +69,7 @@ class LedgerReader:
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with _words(), self._engine.begin() as connection:
+            check_shape(connection)
             yield connection
 
     def _row(

@@ -264,5 +264,18 @@ def _not_enforced(settings: Settings) -> list[str]:
 
 
 async def run(options: Options) -> int:
-    """Run the operator."""
+    """Run the operator. Raises ValueError where no ledger can ever be where the options say."""
+    if options.ledger:
+        _check_ledger(options.ledger)
     return await Operator(options, load_credentials(options.kubeconfig or None), Parts()).run()
+
+
+def _check_ledger(url: str) -> None:
+    from gpugrant.meter.database import NoLedgerError, check_ledger
+
+    try:
+        check_ledger(url)
+    except NoLedgerError as error:
+        raise ValueError(str(error)) from None
+    except OSError as error:  # away, as a volume may be: the meter goes on asking, and /readyz says so
+        log.warning("the ledger cannot be looked at yet: %s", error)

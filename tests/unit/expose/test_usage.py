@@ -130,9 +130,9 @@ def test_what_is_not_there_is_said_with_what_there_is(ledger, arguments, words):
 
 def test_a_ledger_that_is_not_there_is_not_made(tmp_path):
     done = run("--ledger", f"sqlite:///{tmp_path / 'none.db'}", status=1)
-    assert "the ledger cannot be read: there is no file" in done.stderr
+    assert "the ledger cannot be read: there is no ledger in" in done.stderr
     assert not (tmp_path / "none.db").exists()
-    assert "is no SQLAlchemy URL" in run("--ledger", "/var/ledger.db", status=1).stderr
+    assert "is no URL of a database" in run("--ledger", "/var/ledger.db", status=2).stderr
 
 
 def test_a_tenant_without_use_in_the_month_is_no_error(ledger):

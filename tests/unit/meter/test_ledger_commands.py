@@ -205,9 +205,9 @@ def test_where_there_is_no_ledger_that_is_said(tmp_path, command):
     found = run(command, "--ledger", f"sqlite:///{tmp_path / 'new.db'}")
     assert (found.exit_code, "no ledger" in found.output) == (1, True)
     found = run(command, "--ledger", f"sqlite:///{tmp_path}/no/such.db")
-    assert (found.exit_code, "unable to open" in found.output) == (1, True)
+    assert (found.exit_code, "no such file" in found.output) == (1, True)
     found = run(command, "--ledger", "nonsense")
-    assert (found.exit_code, "no URL" in found.output) == (1, True)
+    assert (found.exit_code, "no URL" in found.output) == (2, True)
 
 
 def test_days_are_compared_with_their_facts_one_after_the_other(store, url):

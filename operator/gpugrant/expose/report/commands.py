@@ -295,12 +295,15 @@ def merge(
 @contextmanager
 def _opened(ledger: str) -> Iterator[Reports]:
     """Open a ledger, and say in words what keeps it from being read."""
+    from gpugrant.meter.database import LedgerUrlError
     from gpugrant.meter.reader import open_reader
     from gpugrant.meter.store import StoreAwayError
 
     opener: Callable[[str], Reports] = click.get_current_context().find_root().obj or open_reader
     try:
         yield opener(ledger)
+    except LedgerUrlError as error:
+        raise click.UsageError(str(error)) from None
     except StoreAwayError as error:
         raise click.ClickException(f"the ledger cannot be read: {error}") from None
     except (KeyError, IndexError):

@@ -3,13 +3,13 @@
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
     """Bring the connected database to a shape, the newest if none is given, in the connection's transaction."""
-    config = Config()
-    config.set_main_option("script_location", "gpugrant.meter:migrations")
+    config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
 
@@ -17,3 +17,14 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
 def revision_of(connection: Connection) -> str:
     """Return the shape that the connected database has; '' where it has none."""
     return MigrationContext.configure(connection).get_current_revision() or ""
+
+
+def known_revisions() -> set[str]:
+    """Return the shapes that this version knows."""
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "gpugrant.meter:migrations")
+    return config
