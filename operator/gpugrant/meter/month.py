@@ -94,6 +94,16 @@ class Shortfall(Struct, frozen=True, order=True):
     gpu_seconds: int
 
 
+class Absence(Struct, frozen=True, order=True):
+    """A pool did not exist: nothing of it was counted, contracted or promised."""
+
+    pool: str
+    start: int
+    end: int  # 0: not within the month
+    gpus: int  # what it had, or was to have, before
+    promised_gpu_seconds: int  # public GPUs that it had promised before x seconds
+
+
 class DayDigest(Struct, frozen=True, order=True):
     """A closed day, as a scraper outside could witness it. ``revision`` counts its changes before the month closed."""
 
@@ -126,6 +136,7 @@ class MonthAccount(Struct, frozen=True):
     previous_manifest: str = ""  # sha256 of the manifest of the month before; empty: the first one
     closed_at: int = 0  # 0: provisional
     shortfall: tuple[Shortfall, ...] = ()  # of pools that had one
+    absences: tuple[Absence, ...] = ()
 
     @property
     def name(self) -> str:

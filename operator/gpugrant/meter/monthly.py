@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, func, select
 
 from gpugrant.config import Programme, SettingsError, load_settings
+from gpugrant.meter.absences import absences_of
 from gpugrant.meter.awards import awards_of
 from gpugrant.meter.day_tables import cells, corrections, day_digests, day_pools, days, months, totals
 from gpugrant.meter.days import line_of
@@ -151,6 +152,7 @@ def _open_account(
         **_rules(connection, programme, month.end),
         previous_manifest=_previous(connection, programme, provider, month),
         shortfall=_shortfall(sums, histories, programme, provider),
+        absences=absences_of(histories, programme, provider, month.start, until),
     )
     return account, names
 

@@ -7,10 +7,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
-from gpugrant.expose.report.checking import check_files
+from gpugrant.expose.report.checking import check, check_files
 from gpugrant.expose.report.files import render, write_folder
 from gpugrant.expose.report.merging import merge
 from gpugrant.meter.facts import Claimed, Contracted, GrantTerms, Instalment, Named, Owner
+from gpugrant.meter.month import Absence
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.store import Store
 from gpugrant.meter.verify import verify_ledger
@@ -275,4 +276,31 @@ def test_a_pool_that_moves_to_another_provider_is_in_both_each_second_once(url, 
         write_folder(render(account, KEY), folder)
     merged = merge(folders, partial=["nhn-cloud/nhn-b200", "kakao/nhn-b200"])
     assert sum(total.gpu_seconds for total in merged.summary.totals) == seats * (DECEMBER - T)
+    store.close()
+
+
+def test_days_on_which_a_pool_did_not_exist_are_in_the_signed_files(url, tmp_path):
+    plan = Contracted("nhn-b200", T, OLD, "nhn-cloud", "NVIDIA-B200", (Instalment(T, 16, 16),), 12)
+    left, back = T + 5 * DAY, T + 15 * DAY
+    store = a_ledger(
+        url,
+        a_server("server-1"),
+        plan,
+        Contracted("nhn-b200", left),
+        a_server("server-1", left, seats=0),
+        replace(plan, since=back),
+        a_server("server-1", back),
+    )
+    (account,) = close_all(store).values()
+    assert account.absences == (Absence("nhn-b200", left, back, 16, 12 * 10 * DAY),)
+    assert everything({0: account}) == 16 * 20 * DAY
+    write_folder(render(account, KEY), tmp_path / "november")
+    manifest = check(tmp_path / "november").manifest
+    assert [(one.start, one.end, one.gpus) for one in manifest.pool_absences] == [
+        ("2026-11-06T00:00:00+09:00", "2026-11-16T00:00:00+09:00", 16)
+    ]
+    [flag] = merge([tmp_path / "november"], partial=["nhn-cloud/nhn-b200"]).summary.flags
+    assert "pool nhn-b200 of nhn-cloud did not exist from 2026-11-06" in flag
+    wrong = replace(account, absences=(replace(account.absences[0], end=left - 1),))
+    assert "does not lie in the month" in check_files(render(wrong, KEY)).problems[0].message
     store.close()

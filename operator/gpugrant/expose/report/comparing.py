@@ -26,6 +26,7 @@ _IN_BOTH = (
     "totals",
     "identities",
     "share_shortfall",
+    "pool_absences",
 )  # fields of usage.json and the manifest
 _Table = tuple[Any, ...]
 

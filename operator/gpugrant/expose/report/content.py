@@ -95,6 +95,7 @@ def manifest_faults(manifest: Manifest) -> Iterator[Fault]:
                 0,
                 f"the share shortfall of pool {short.pool} is not the same in GPU-hours and GPU-seconds",
             )
+    yield from _absence_faults(manifest, start, until)
     yield from _day_list_faults(manifest, start, until)
     unobserved = sum(
         total.gpu_seconds for total in manifest.totals if total.condition == Condition.UNOBSERVED
@@ -112,6 +113,20 @@ def _identity_faults(manifest: Manifest) -> Iterator[Fault]:
         if difference:
             message = f"expected {one.expected_gpu_seconds}, counted {one.counted_gpu_seconds} GPU-seconds"
             yield MANIFEST, 0, f"the identity {one.name!r} of pool {one.pool} does not hold: {message}"
+
+
+def _absence_faults(manifest: Manifest, start: int, until: int) -> Iterator[Fault]:
+    for one in manifest.pool_absences:
+        about = f"the absence of pool {one.pool} from {one.start}"
+        try:
+            first, last = epoch(one.start), epoch(one.end) or until
+        except (ValueError, OverflowError) as error:
+            yield MANIFEST, 0, f"the times of {about} cannot be read: {error}"
+            continue
+        if not start <= first < last <= until:
+            yield MANIFEST, 0, f"{about} does not lie in the month"
+        if one.promised_gpu_hours != hours(one.promised_gpu_seconds):
+            yield MANIFEST, 0, f"{about} is not the same in GPU-hours and GPU-seconds"
 
 
 def _day_list_faults(manifest: Manifest, start: int, until: int) -> Iterator[Fault]:

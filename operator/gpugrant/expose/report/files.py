@@ -17,6 +17,7 @@ from msgspec.structs import asdict
 from gpugrant.expose.report import rows, signing, tables
 from gpugrant.expose.report.amounts import hours, local_time, percent, utc_time
 from gpugrant.expose.report.rows import (
+    AbsenceRow,
     AwardFileRow,
     CorrectionRow,
     DayRow,
@@ -31,7 +32,7 @@ from gpugrant.expose.report.rows import (
     UsageRow,
 )
 from gpugrant.meter.digests import summed, without_own_use_detail
-from gpugrant.meter.month import AwardRow, Correction, Incident, Line, MonthAccount
+from gpugrant.meter.month import Absence, AwardRow, Correction, Incident, Line, MonthAccount
 
 MANIFEST_INDENT = 2  # read by people, and by grep
 
@@ -76,6 +77,7 @@ def render(account: MonthAccount, key: Ed25519PrivateKey) -> dict[str, bytes]:
         totals=usage.totals,
         identities=usage.identities,
         share_shortfall=usage.share_shortfall,
+        pool_absences=usage.pool_absences,
         days=tuple(sorted(DayRow(day.day, day.sha256, day.revision) for day in account.days)),
         signer=Signer("Ed25519", signing.fingerprint(key.public_key())),
     )
@@ -144,6 +146,7 @@ def usage_file(account: MonthAccount) -> UsageFile:
                 ShortfallRow(one.pool, one.gpu_seconds, hours(one.gpu_seconds)) for one in account.shortfall
             )
         ),
+        pool_absences=tuple(sorted(_absence_row(one, account.zone) for one in account.absences)),
     )
 
 
@@ -192,6 +195,12 @@ def _award_row(award: AwardRow, zone: str) -> AwardFileRow:
         grace_gpu_hours=hours(award.grace_gpu_seconds),
         held_percent_of_granted=percent(award.held_gpu_seconds, award.granted_gpu_seconds),
     )
+
+
+def _absence_row(absence: Absence, zone: str) -> AbsenceRow:
+    start, end = (local_time(at, zone) for at in (absence.start, absence.end))
+    promised = absence.promised_gpu_seconds
+    return AbsenceRow(absence.pool, start, end, absence.gpus, promised, hours(promised))
 
 
 def _incident_row(incident: Incident, zone: str) -> IncidentRow:

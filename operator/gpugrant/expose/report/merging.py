@@ -120,7 +120,11 @@ def _added(parts: Sequence[_Part]) -> Merged:
         start=first.start,
         end=first.end,
         sources=tuple(sorted(_source(part) for part in parts)),
-        flags=(*_settings_flags(parts), *_cap_flags(parts, content[AWARDS_CSV])),
+        flags=(
+            *_settings_flags(parts),
+            *_absence_flags(parts),
+            *_cap_flags(parts, content[AWARDS_CSV]),
+        ),
         totals=total_rows(content[USAGE_CSV]),
         files={name: file_entry(data, content[name]) for name, data in sorted(files.items())},
     )
@@ -218,6 +222,16 @@ def _settings_flags(parts: Sequence[_Part]) -> Iterator[str]:
     if len(digests) > 1:
         told = "; ".join(f"{', '.join(names)}: {digest[:12]}" for digest, names in sorted(digests.items()))
         yield f"the settings were not the same everywhere at the month's end ({told})"
+
+
+def _absence_flags(parts: Sequence[_Part]) -> Iterator[str]:
+    for part in parts:
+        for one in part.manifest.pool_absences:
+            until = one.end or part.manifest.end
+            yield (
+                f"pool {one.pool} of {part.manifest.provider} did not exist from {one.start} to {until}: "
+                f"{one.gpus} GPUs are in no sum, {one.promised_gpu_hours} promised GPU-hours in no shortfall"
+            )
 
 
 def _cap_flags(parts: Sequence[_Part], awards: Sequence[AwardFileRow]) -> Iterator[str]:

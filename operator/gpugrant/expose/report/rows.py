@@ -133,6 +133,17 @@ class ShortfallRow(_Row, frozen=True, order=True, forbid_unknown_fields=True):
     gpu_hours: Decimal
 
 
+class AbsenceRow(_Row, frozen=True, order=True, forbid_unknown_fields=True):
+    """A time in which a pool did not exist, so that nothing of it is in any sum; with what it had had before."""
+
+    pool: str
+    start: str
+    end: str  # empty: not within the month
+    gpus: Count
+    promised_gpu_seconds: Count
+    promised_gpu_hours: Decimal
+
+
 class DayRow(_Row, frozen=True, order=True, forbid_unknown_fields=True):
     """A day's digest, as meter.digests.day_digest defines it, and how often it changed before the month closed."""
 
@@ -166,6 +177,7 @@ class UsageFile(Header, frozen=True, forbid_unknown_fields=True):
     totals: tuple[TotalRow, ...]
     identities: tuple[IdentityRow, ...]
     share_shortfall: tuple[ShortfallRow, ...]
+    pool_absences: tuple[AbsenceRow, ...]
 
 
 class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,6 +210,7 @@ class Manifest(Header, frozen=True, forbid_unknown_fields=True):
     totals: tuple[TotalRow, ...]
     identities: tuple[IdentityRow, ...]
     share_shortfall: tuple[ShortfallRow, ...]
+    pool_absences: tuple[AbsenceRow, ...]
     days: tuple[DayRow, ...]
     signer: Signer
 
