@@ -85,6 +85,8 @@ class LedgerReader:
         return ReportRow(
             name=name,
             state=state,
+            zone=read_state(connection).calendars.of(programme).zone,
+            ends_at=month.end,
             until=min(watermark, month.end),
             closed_at=closed.closed_at if closed else 0,
             due_at=self._due(connection, programme, month),

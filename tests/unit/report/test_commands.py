@@ -31,9 +31,11 @@ class Kept:
         running = a_month(until=a_month().start + 5 * 86_400, closed=False)
         self.accounts = {NOVEMBER: running, OCTOBER: a_month("2026-10")}
         self.rows = {
-            NOVEMBER: ReportRow(name=NOVEMBER, state="Open", until=running.until),
+            NOVEMBER: ReportRow(
+                name=NOVEMBER, state="Open", zone="Asia/Seoul", ends_at=running.end, until=running.until
+            ),
             OCTOBER: ReportRow(
-                name=OCTOBER, state="Closed", until=a_month().start, closed_at=a_month().start + 86_400 * 4
+                name=OCTOBER, state="Closed", zone="Asia/Seoul", until=a_month().start, closed_at=a_month().start + 86_400 * 4
             ),
         }
         self.marks: list[tuple[str, ...]] = []
@@ -86,7 +88,7 @@ def test_list_is_plain_columns_in_a_pipe(run):
 def test_list_for_programs(run):
     rows = json.loads(run("list", "-o", "json").stdout)
     assert [row["name"] for row in rows] == [OCTOBER, NOVEMBER]
-    assert rows[0]["until"] == "2026-10-31T15:00:00Z"
+    assert rows[0]["until"] == "2026-11-01T00:00:00+09:00"
     assert run("list", "-o", "csv").stdout.splitlines()[0].startswith("name,state,until")
 
 
@@ -214,6 +216,9 @@ def test_get_does_not_write_a_closed_month_that_fails_its_check(run, kept, tmp_p
 
 def test_the_way_of_a_month(run, kept):
     assert run("build", NOVEMBER, "--by", "kim").stdout == f"{NOVEMBER}: build requested\n"
+    early = run("close", NOVEMBER, "--by", "kim")
+    assert early.exit_code == 1 and f"{NOVEMBER} still runs until 2026-12-01T00:00:00+09:00" in early.stderr
+    kept.rows[NOVEMBER] = replace(kept.rows[NOVEMBER], state="Closing")
     assert run("close", NOVEMBER, "--by", "kim").stdout == f"{NOVEMBER}: close requested\n"
     for command in ("build", "close"):
         ended = run(command, OCTOBER)
@@ -283,6 +288,38 @@ def test_verify_with_another_key_fails(run, tmp_path):
     (tmp_path / "key.pub").write_text("no key")
     ended = run("verify", "november", "--public-key", "key.pub")
     assert ended.exit_code == 1 and "not a public key" in ended.stderr
+
+
+def test_verify_of_a_folder_that_is_no_report_is_one_line(run, tmp_path):
+    (tmp_path / "other").mkdir()
+    for number in range(300):
+        (tmp_path / "other" / f"file-{number}").touch()
+    ended = run("verify", "other")
+    assert ended.exit_code == 1
+    assert len(ended.stdout.splitlines()) == 1 and "it is no report's folder" in ended.stdout
+    assert ended.stderr == "other: 1 problem\n"
+
+
+def test_what_file_managers_leave_is_a_note_and_other_strangers_are_a_fault(run, tmp_path):
+    write_folder(render(a_month(), KEY), tmp_path / "november")
+    for name in (".DS_Store", "desktop.ini", "Thumbs.db"):
+        (tmp_path / "november" / name).touch()
+    ended = run("verify", "november")
+    assert ended.exit_code == 0, ended.stdout
+    assert "note: .DS_Store is no part of the report" in ended.stderr
+    for number in range(12):
+        (tmp_path / "november" / f"note-{number}").touch()
+    ended = run("verify", "november")
+    assert ended.exit_code == 1 and "2 others are no part of a report either" in ended.stdout
+
+
+def test_merge_knows_the_pools_that_are_partial(run, tmp_path):
+    write_folder(render(a_month(), KEY), tmp_path / "nhn")
+    ended = run("merge", "nhn", "--partial", "nhn-cloud/nhn-b20", "-o", "all")
+    assert ended.exit_code == 2
+    assert "no folder has the pool 'nhn-cloud/nhn-b20'; there are: nhn-cloud/nhn-b200" in ended.stderr
+    assert not (tmp_path / "all").exists()
+    assert run("merge", "nhn", "--partial", "nhn-cloud/nhn-b200").exit_code == 0
 
 
 def test_verify_prints_nothing_that_moves_the_cursor(run, tmp_path):

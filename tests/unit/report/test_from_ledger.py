@@ -103,6 +103,10 @@ def test_months_of_the_ledger_are_closed_chained_corrected_and_handed_over(ledge
     assert {one["of_month"] for one in corrections} == {"2026-11"}
     assert sum(one["gpu_seconds"] for one in corrections) == 0
     assert sum(one["gpu_seconds"] for one in corrections if one["condition"] == "Failed") == 8 * 500
+    signing.load_key(tmp_path / "other.pem", create=True)
+    other = run("get", november, "-o", "other", "--signing-key", tmp_path / "other.pem")
+    assert other.exit_code == 1 and "sign with the key that it was closed with" in other.stderr
+    assert not (tmp_path / "other").exists()
     early = run("ack", november, "--reference", "NIPA-7")
     assert early.exit_code == 1
     assert run("sign-off", november, "--by", "Lee").exit_code == 0

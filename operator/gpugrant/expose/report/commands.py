@@ -18,6 +18,8 @@ from gpugrant.expose.report.source import MarkKind, MarkRefused, ReportRow, Repo
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    from gpugrant.expose.report.merging import Summary
+
 _LEDGER = click.option(
     "--ledger",
     envvar="GPUGRANT_LEDGER",
@@ -69,8 +71,8 @@ def report() -> None:
 @_LEDGER
 @_OUTPUT
 def list_reports(ledger: str, output: str) -> None:
-    """List every month of every programme and provider."""
-    from gpugrant.expose.report.amounts import utc_time
+    """List every month of every programme and provider. Times are in the programme's zone."""
+    from gpugrant.expose.report.amounts import local_time
     from gpugrant.expose.report.printing import print_rows
 
     columns = ("name", "state", "until", "closed_at", "due_at", "signed_off_by", "acknowledged")
@@ -83,7 +85,8 @@ def list_reports(ledger: str, output: str) -> None:
         columns,
         [
             (
-                *(row.name, row.state, utc_time(row.until), utc_time(row.closed_at), utc_time(row.due_at)),
+                *(row.name, row.state),
+                *(local_time(at, row.zone) for at in (row.until, row.closed_at, row.due_at)),
                 *(row.signed_off_by, row.acknowledged),
             )
             for row in found
@@ -186,7 +189,10 @@ def build(ledger: str, name: str, by: str) -> None:
 @click.argument("name")
 @_BY
 def close(ledger: str, name: str, by: str) -> None:
-    """Ask the running operator to close a month, which it does once the month is over and reconciles."""
+    """Ask the running operator to close a month that is over, before its closing day if need be.
+
+    It does so once the month reconciles. Refused while the month runs. Sign-off comes after.
+    """
     _mark(ledger, name, "close", by)
     click.echo(f"{name}: close requested")
 
@@ -227,15 +233,19 @@ def verify(folder: Path, key_files: tuple[Path, ...], previous: Path | None) -> 
     """
     from gpugrant.expose.report.checking import check
     from gpugrant.expose.report.printing import clean, progress
+    from gpugrant.expose.report.reading import left_by_desktops
 
     keys = _public_keys(key_files)
     with progress(str(folder)) as told:
         checked = check(folder, keys, previous, told)
     for problem in checked.problems:
         click.echo(clean(str(problem)))
+    for name in left_by_desktops(folder):
+        click.echo(f"note: {name} is no part of the report; a file manager left it there", err=True)
     manifest = checked.manifest
     if checked.problems or manifest is None:
-        click.echo(f"{clean(str(folder))}: {len(checked.problems)} problems", err=True)
+        count = len(checked.problems)
+        click.echo(f"{clean(str(folder))}: {count} problem{'s' * (count != 1)}", err=True)
         sys.exit(1)
     closed = (
         f"closed {manifest.closed_at}" if manifest.closed_at else f"provisional, counted to {manifest.until}"
@@ -253,7 +263,10 @@ def verify(folder: Path, key_files: tuple[Path, ...], previous: Path | None) -> 
 @click.argument("folders", nargs=-1, required=True, type=_FOLDER)
 @_KEYS
 @click.option(
-    "--partial", multiple=True, metavar="PROVIDER/POOL", help="A pool that was not there all month."
+    "--partial",
+    multiple=True,
+    metavar="PROVIDER/POOL",
+    help="A pool that was not there all month, so that its missing days are no fault. May be repeated.",
 )
 @click.option("-o", "--output", "target", type=_FOLDER, metavar="FOLDER", help="Write the sum as a folder.")
 def merge(
@@ -273,6 +286,7 @@ def merge(
     try:
         with progress("merge") as told:
             merged = add(folders, keys, partial, told)
+        _must_have(partial, merged.summary)
         if target is not None:
             write_folder(merged.files, target)
     except MergeRefused as error:
@@ -287,6 +301,21 @@ def merge(
     )
     for flag in merged.summary.flags:
         click.echo(f"flag: {clean(flag)}", err=True)
+
+
+def _must_have(partial: tuple[str, ...], summary: "Summary") -> None:
+    """Refuse a --partial that names no pool of the folders: it would excuse nothing, or the wrong one."""
+    known = {
+        f"{source.report.removeprefix(summary.programme + '-').removesuffix('-' + summary.month)}/{pool}"
+        for source in summary.sources
+        for pool in source.pools
+    }
+    for name in partial:
+        if name not in known:
+            raise click.BadParameter(
+                f"no folder has the pool {name!r}; there are: {', '.join(sorted(known)) or 'none'}",
+                param_hint="--partial",
+            )
 
 
 # -- the ledger ----------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ from gpugrant.expose.report.rows import ALL_FILES
 
 MOST_BYTES = 128 * 1024 * 1024  # a month of the largest fleet has a tenth of this
 MOST_ENTRIES = 1000
+# What file managers of macOS and Windows leave in every folder that somebody looked at.
+DESKTOP_FILES = frozenset({".DS_Store", "desktop.ini", "Thumbs.db"})
+_MOST_STRANGERS = 10
 _LONGEST = 400  # characters of a message
 
 
@@ -40,7 +43,7 @@ class FolderUnreadable(ValueError):
 def read_folder(folder: Path, wanted: Iterable[str] = ALL_FILES) -> tuple[dict[str, bytes], list[Problem]]:
     """Return the wanted files' bytes by name, and what keeps others from being read. No link is followed.
 
-    Raises FolderUnreadable where there is no such folder.
+    Raises FolderUnreadable where there is no such folder, or where nothing in it is a report's.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -52,10 +55,17 @@ def read_folder(folder: Path, wanted: Iterable[str] = ALL_FILES) -> tuple[dict[s
         os.close(descriptor)
 
 
+def left_by_desktops(folder: Path) -> list[str]:
+    """Return what file managers left in a folder: no part of a report, and no fault of it."""
+    return sorted(name for name in DESKTOP_FILES if (folder / name).is_file())
+
+
 def _read(descriptor: int, wanted: tuple[str, ...]) -> tuple[dict[str, bytes], list[Problem]]:
     files: dict[str, bytes] = {}
     problems: list[Problem] = []
     present = _names(descriptor)
+    if not present & set(ALL_FILES):
+        raise FolderUnreadable("it is no report's folder: it has no manifest.json and no other file of a report")
     for name in wanted:
         if name not in present:
             problems.append(Problem(name, 0, "it is missing", FRESH_COPY))
@@ -65,13 +75,16 @@ def _read(descriptor: int, wanted: tuple[str, ...]) -> tuple[dict[str, bytes], l
         except _NotRead as error:
             problems.append(Problem(name, 0, str(error), FRESH_COPY))
     if wanted == ALL_FILES:
-        problems += [
-            Problem(
-                _shown(name), 0, "it is no part of a report and nobody signed it", "take it out of the folder"
-            )
-            for name in sorted(present - set(wanted))
-        ]
+        problems += _strangers(sorted(present - set(wanted) - DESKTOP_FILES))
     return files, problems
+
+
+def _strangers(names: list[str]) -> list[Problem]:
+    why, advice = "it is no part of a report and nobody signed it", "take it out of the folder"
+    found = [Problem(_shown(name), 0, why, advice) for name in names[:_MOST_STRANGERS]]
+    if more := len(names) - len(found):
+        found.append(Problem("and more", 0, f"{more} others are no part of a report either", advice))
+    return found
 
 
 def _names(descriptor: int) -> set[str]:

@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from gpugrant.expose.report.amounts import local_time
 from gpugrant.meter.month import MonthAccount
 
 MarkKind = Literal["build", "close", "sign-off", "acknowledge"]
@@ -15,6 +16,8 @@ class ReportRow(Struct, frozen=True, kw_only=True):
 
     name: str
     state: str  # Open, Closing, Closed, Acknowledged
+    zone: str = "UTC"  # the programme's
+    ends_at: int = 0  # the month's end
     until: int = 0  # the watermark it is counted to
     closed_at: int = 0
     due_at: int = 0
@@ -52,6 +55,13 @@ class Reports(Protocol):
 def refusal(row: ReportRow, kind: MarkKind) -> str:
     """Return why a month cannot be marked so, and what to do; empty: it can."""
     closed = row.state in ("Closed", "Acknowledged")
+    if kind == "close" and row.state == "Open":
+        until = local_time(row.until, row.zone) or "its beginning"
+        over = f" until {local_time(row.ends_at, row.zone)}" if row.ends_at else ""
+        return (
+            f"{row.name} still runs{over} and is counted to {until}: it may be closed once it is over and counted to "
+            "its end; on its closing day it closes by itself"
+        )
     if kind in ("build", "close"):
         return (
             f"{row.name} is {row.state}: a closed month never changes; what is found later becomes corrections "
