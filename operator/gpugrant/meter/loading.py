@@ -14,7 +14,7 @@ from gpugrant.meter.reading import read_stays
 from gpugrant.meter.rows import Accounts, holding_of
 from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tables import failures, holdings, ledger
-from gpugrant.meter.tally import SHOWN_DIGESTS, PoolKey, Sums, Tally
+from gpugrant.meter.tally import SHOWN_DIGESTS, PoolKey, Promise, Sums, Tally
 
 _DAY = 86_400
 
@@ -35,7 +35,7 @@ def load_tally(
     tally.load_sums(
         _read_totals(connection, accounts),
         {
-            (accounts.by_id(row.account_id), Condition(row.condition)): row.gpu_seconds
+            (accounts.by_id(row.account_id), _series(row.condition)): row.gpu_seconds
             for row in connection.execute(select(floors))
         },
         _read_failures(connection),
@@ -51,6 +51,10 @@ def load_crowding(connection: Connection, crowding: Crowding, held: Sequence[Hol
     """Read what it takes to see when a seat is held twice."""
     cuts = select(holdings.c.server, func.max(holdings.c.held_until)).where(holdings.c.is_cut.is_(True))
     crowding.load(held, {row[0]: row[1] for row in connection.execute(cuts.group_by(holdings.c.server))})
+
+
+def _series(name: str) -> Condition | Promise:
+    return Promise.SHORTFALL if name == Promise.SHORTFALL else Condition(name)
 
 
 def _read_totals(connection: Connection, accounts: Accounts) -> dict[Account, Sums]:

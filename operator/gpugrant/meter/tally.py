@@ -5,6 +5,7 @@ Changed only after a commit, so it never shows what a crash could take back. Rea
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
 from threading import RLock
 from typing import Any
 
@@ -12,14 +13,22 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpugrant.meter.booking import Holding
-from gpugrant.meter.facts import Account, Condition, Contracted, Failure, Placed, Seated
+from gpugrant.meter.facts import Account, Condition, Contracted, Failure, Owner, Placed, Seated
 from gpugrant.meter.histories import FOR_EVER, Dated, Histories, Key
 from gpugrant.meter.months import Calendars, Day, day_from, first_second
 from gpugrant.meter.reading import facts_of, stay_of
 from gpugrant.meter.timeline import PoolOf, Stay, build
 
 Sums = dict[tuple[str, Condition], int]  # by month and condition
-Series = tuple[Account, Condition]
+
+
+class Promise(StrEnum):
+    """What else has a floor, beside the conditions of an account."""
+
+    SHORTFALL = "Shortfall"
+
+
+Series = tuple[Account, Condition | Promise]
 FailureKey = tuple[str, str, str, str, str, str]  # programme, provider, pool, gpu_type, share, cause
 PoolKey = tuple[str, str, str]  # programme, provider, pool
 PoolLabels = tuple[str, str, str, str, str]  # and gpu_type, share
@@ -111,6 +120,9 @@ class Tally:
         self._shortfall.update(shortfall)
         self._show_digests(digests)
         self._closed, self._shown = closed, shown
+        for (account, what), amount in shown.items():
+            if what is Promise.SHORTFALL:
+                self._shortfall_shown[account.programme, account.provider, account.pool] = amount
         self.failures = Counter(failure_key(failure) for failure in failures)
 
     def load_begins(self, begins: Mapping[str, int]) -> int:
@@ -275,9 +287,10 @@ class Tally:
             counted = counters[account] = {}
             for (_, condition), amount in kept.items():
                 counted[condition] = counted.get(condition, 0) + amount
-        for (account, condition), floor in self._shown.items():
-            counted = counters.setdefault(account, {})
-            counted[condition] = max(counted.get(condition, 0), floor)
+        for (account, what), floor in self._shown.items():
+            if isinstance(what, Condition):
+                counted = counters.setdefault(account, {})
+                counted[what] = max(counted.get(what, 0), floor)
         digests = tuple(
             (programme, provider, day, sha256)
             for (programme, provider), known in self._digests.items()
@@ -362,7 +375,12 @@ class Tally:
         if "*" in self._floored or not wanted:
             return {}
         self._floored |= wanted
-        return self._not_kept(shown, lambda account, _: account.pool in wanted or "*" in wanted)
+        found = self._not_kept(shown, lambda account, _: account.pool in wanted or "*" in wanted)
+        for pool, amount in self._shortfall_shown.items():
+            series = (_promise_of(pool), Promise.SHORTFALL)
+            if (pool[2] in wanted or "*" in wanted) and amount > self._shown.get(series, 0):
+                found[series] = amount
+        return found
 
     def floors_of_falls(self, moved: Mapping[Account, Sums]) -> dict[Series, int]:
         """Return what counters show whose sum falls by this."""
@@ -389,6 +407,12 @@ class _Open:
         self.until = until
         self.sums: dict[tuple[Account, str, Condition], int] = {}
         self.shortfall: Counter[PoolOf] = Counter()
+
+
+def _promise_of(pool: PoolKey) -> Account:
+    """Return the account that the floor of a pool's shortfall is kept under."""
+    programme, provider, name = pool
+    return Account(programme, provider, name, share="Public", owner=Owner.FREE)
 
 
 def failure_key(failure: Failure) -> FailureKey:

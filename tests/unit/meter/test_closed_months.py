@@ -427,6 +427,25 @@ def test_no_month_is_made_before_one_that_is_closed(url):
     store.close()
 
 
+def test_the_shortfall_that_was_shown_never_falls_and_stays_one_series(url):
+    plan = Contracted("nhn-b200", T, *PROVIDER, "NVIDIA-B200", (), 16)
+    pool = (*PROVIDER, "nhn-b200", "NVIDIA-B200", "Public")
+    store = open_store(url)
+    store.commit([a_server("server-1"), plan], T + 1000)
+    assert store.tally.read().shortfall == {pool: 8000}
+    store.commit([a_server("server-2")], T + 1010)  # it was there all along
+    assert store.tally.read().shortfall == {pool: 8000}
+    store.close()
+    again = open_store(url)
+    assert again.tally.read().shortfall == {pool: 8000}
+    again.commit([Contracted("nhn-b200", T + 1010), a_server("server-1", T + 1010, seats=0)], T + 1100)
+    assert again.tally.read().shortfall == {pool: 8000}
+    again.commit([replace(plan, since=T + 1100), a_server("server-1", T + 1100)], T + 1200)
+    assert set(again.tally.read().shortfall) == {pool}
+    assert again._read(lambda connection: list(verify_ledger(connection))) == []
+    again.close()
+
+
 def test_a_zone_of_another_name_and_the_same_hours_rewrites_nothing(url):
     first = open_store(url)
     first.commit([a_server("server-1")], T + 3 * DAY)
