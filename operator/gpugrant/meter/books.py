@@ -67,6 +67,7 @@ SUMMED: Mapping[Table, tuple[str, ...]] = {
 _MODULUS = 1 << 256
 _SEALED = ("opened_at", "watermark", "writes", "calendars", "contents")
 JOURNAL = "journal"  # in contents, beside the tables: how many entries, and the chain of the last
+BATCH = "batch"  # in contents: which batch of facts was written last, in the words of who wrote it
 
 # Kinds of entries in the journal.
 DAY = "day"  # a day was written: sha256 over all its rows
@@ -132,6 +133,7 @@ class Books:
         self.calendars: str = row["calendars"]
         self._row = dict(row)
         self._sums, self._entries, self._head = read_contents(row["contents"])
+        self.batch = _batch_in(row["contents"])
         self._since = self._row["watermark"]
         self._fresh: list[dict[str, Any]] = []
 
@@ -175,7 +177,7 @@ class Books:
         values = {
             "watermark": self.watermark,
             "calendars": self.calendars,
-            "contents": write_contents(self._sums, self._entries, self._head),
+            "contents": write_contents(self._sums, self._entries, self._head, self.batch),
         }
         values["seal"] = seal_of(self._row | values)
         connection.execute(update(ledger).values(values))
@@ -185,13 +187,18 @@ def read_contents(text: str) -> tuple[dict[str, Sum], int, str]:
     """Return the sums by table, how many entries the journal has, and its last chain."""
     kept = msgspec.json.decode(text, type=dict[str, tuple[int, str]])
     entries, head = kept.pop(JOURNAL, (0, ""))
+    kept.pop(BATCH, None)
     return {name: Sum(rows, int(total, 16)) for name, (rows, total) in kept.items()}, entries, head
 
 
-def write_contents(sums: Mapping[str, Sum], entries: int, head: str) -> str:
+def write_contents(sums: Mapping[str, Sum], entries: int, head: str, batch: str = "") -> str:
     """Return what the ledger's row says of all others."""
     kept = {name: (one.rows, f"{one.total:x}") for name, one in sorted(sums.items())}
-    return msgspec.json.encode(kept | {JOURNAL: (entries, head)}).decode()
+    return msgspec.json.encode(kept | {JOURNAL: (entries, head), BATCH: (0, batch)}).decode()
+
+
+def _batch_in(contents: str) -> str:
+    return msgspec.json.decode(contents, type=dict[str, tuple[int, str]]).get(BATCH, (0, ""))[1]
 
 
 def sum_of(connection: Connection, table: Table) -> Sum:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
+from uuid import uuid4
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -95,6 +96,7 @@ class Meter:
         # Pods whose place in the world is not known yet, and (at, seen) where they are gone already.
         self._pending: dict[str, tuple[Pod, tuple[int, int] | None]] = {}
         self._queue: list[tuple[Fact, Pod | None]] = []
+        self._attempt: tuple[str, int] | None = None  # the batch whose commit was not answered: its name, its facts
         self._oldest = 0.0
         self._failing: set[tuple[str, str, int]] = set()
         self._terms: dict[str, GrantTerms] = {}
@@ -380,7 +382,7 @@ class Meter:
         mark = int(self._clock()) if self._listed and not self._pending else 0
         left = len(self._queue)
         while left > 0 or mark > self._store.tally.watermark:
-            size = min(left, MOST_FACTS)
+            size = self._attempt[1] if self._attempt else min(left, MOST_FACTS)
             left -= size
             if not await self._commit(size, mark if left == 0 else 0):
                 return False
@@ -423,12 +425,17 @@ class Meter:
     async def _commit(self, size: int, mark: int) -> bool:
         """Write the first ``size`` facts of the queue."""
         batch, began = self._queue[:size], time.monotonic()
+        if size and (self._attempt is None or self._attempt[1] != size):
+            self._attempt = (uuid4().hex, size)
+        name = self._attempt[0] if self._attempt else ""
         try:
-            changes = await self._in_thread(self._store.commit, [fact for fact, _ in batch], mark)
+            changes = await self._in_thread(self._store.commit, [fact for fact, _ in batch], mark, name)
         except StoreAwayError as error:
             return self._failed_by(f"the ledger takes no writes: {error}")
         except Exception:  # noqa: BLE001 (whatever it is, it must not hold up the other facts)
+            self._attempt = None
             return await self._refuse(size)
+        self._attempt = None
         del self._queue[:size]
         self._oldest = time.time()
         self._commits += 1

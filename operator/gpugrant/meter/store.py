@@ -39,7 +39,7 @@ from gpugrant.meter.settling import Settling, cut_again
 from gpugrant.meter.tables import ledger, settings_versions
 from gpugrant.meter.tally import Tally
 from gpugrant.meter.timeline import PoolOf
-from gpugrant.meter.transaction import Change, SupersededError, Transaction, take_lock
+from gpugrant.meter.transaction import Change, SupersededError, Transaction, TwiceError, take_lock
 from gpugrant.meter.verify import drift_of, next_day_to_check
 
 _T = TypeVar("_T")
@@ -146,20 +146,24 @@ class Store:
 
     # -- writing -------------------------------------------------------------------------------------
 
-    def commit(self, facts: Sequence[Fact], watermark: int = 0) -> list[Change]:
+    def commit(self, facts: Sequence[Fact], watermark: int = 0, batch: str = "") -> list[Change]:
         """Write a batch of facts in one transaction; return what changed.
 
         Raises StoreAwayError, and other errors where a fact cannot be written at all.
 
-        ``watermark`` says until when everything that was seen is in this batch or an earlier one.
+        ``watermark`` says until when everything that was seen is in this batch or an earlier one. ``batch`` is a
+        name that no other batch has: told again after an answer that was lost, the same one is not written twice.
         """
         with self._writing(), self.tally.lock:
-            with self._engine.begin() as connection:
-                self._step("begun")
-                transaction = Transaction(
-                    connection, self._accounts, self._crowding, self.tally, self.opened_at, self._step
-                )
-                written = transaction.write(facts, watermark, self._writes)
+            try:
+                with self._engine.begin() as connection:
+                    self._step("begun")
+                    transaction = Transaction(
+                        connection, self._accounts, self._crowding, self.tally, self.opened_at, self._step
+                    )
+                    written = transaction.write(facts, watermark, self._writes, batch)
+            except TwiceError:
+                return []  # what it changed was loaded with the rest
             self._step("committed")
             self._writes += 1
             self._accounts.keep(written.accounts)

@@ -58,6 +58,10 @@ class SupersededError(Exception):
     """Another process has written to the ledger since it was loaded."""
 
 
+class TwiceError(Exception):
+    """The batch is written already: the answer to its commit was lost."""
+
+
 class Written(Struct, frozen=True):
     """What a transaction wrote, to be taken over once it is committed."""
 
@@ -130,10 +134,16 @@ class Transaction:
         self._begins: dict[str, int] = {}
         self._books: Books
 
-    def write(self, facts: Sequence[Fact], watermark: int, writes: int) -> Written:
-        """Write the batch. ``writes`` is the number of the last write we know of; raises SupersededError."""
-        # 1. Take the write lock; make sure that nobody else wrote since we looked.
+    def write(self, facts: Sequence[Fact], watermark: int, writes: int, batch: str = "") -> Written:
+        """Write the batch. ``writes`` is the number of the last write we know of.
+
+        Raises SupersededError, and TwiceError where the last batch that was written has this name.
+        """
+        # 1. Take the write lock; make sure that nobody else wrote since we looked, and that this is not there yet.
         self._books = take_lock(self._connection, writes)
+        if batch and self._books.batch == batch:
+            raise TwiceError
+        self._books.batch = batch
         self._step("locked")
         # 2. Facts that stand for themselves.
         self._write_histories([one for one in facts if type(one) in KINDS])  # type: ignore[misc]

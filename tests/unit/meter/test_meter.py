@@ -5,6 +5,8 @@ import sqlite3
 
 import pytest
 
+from msgspec.structs import replace
+
 from gpugrant.meter.facts import Condition, Dimensions, GrantTerms
 from gpugrant.meter.intervals import NodeFacts
 from gpugrant.meter.meter import Meter
@@ -321,3 +323,34 @@ async def test_stopping_writes_what_is_queued_at_whatever_moment_it_comes(bench,
         await meter.stop()
     bench.meter = None
     assert bench.rows() == [("a", 0, 60, "Finished")]
+
+
+async def test_a_batch_whose_answer_was_lost_is_written_once(tmp_path):
+    """A term that was cut by mistake and put back: told again, both would be edits of their own."""
+    lose = False
+
+    def on_step(step):
+        nonlocal lose
+        if step == "committed" and lose:
+            lose = False
+            raise OSError("the connection broke after COMMIT")
+
+    bench = Bench(tmp_path)
+    meter = await bench.start(on_step=on_step)
+    terms = GrantTerms("uid-of-pretrain", "hangang-lm", "pretrain", T, T + 900_000, tenant="hangang", gpus=8)
+    meter.observe_terms(terms)
+    await meter.drained()
+    bench.now = T + 101
+    lose = True
+    meter.observe_terms(replace(terms, end=T + 50))
+    meter.observe_terms(terms)
+    meter.observe_pod(a_pod("a", scheduled_at=T + 100))
+    await meter.drained()
+    assert not lose
+    query = "SELECT term_end - ? FROM grant_terms ORDER BY id"
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        assert connection.execute(query, (T,)).fetchall() == [(900_000,), (50,), (900_000,)]
+    assert [row[0] for row in bench.rows()] == ["a"]
+    assert meter.health().held_pods == 1
+    assert meter.health().queued == 0
+    await meter.stop()
