@@ -4,7 +4,6 @@ import asyncio
 import sqlite3
 
 import pytest
-
 from msgspec.structs import replace
 
 from gpugrant.meter.facts import Condition, Dimensions, GrantTerms
@@ -278,9 +277,7 @@ async def test_grace_is_counted_apart_from_the_end_of_the_term_on(bench):
     assert bench.sums() == {("2026-11", USED): 400, ("2026-11", Condition.GRACE): 240}
 
 
-async def test_what_ended_before_there_was_a_ledger_is_on_no_account_and_what_runs_counts_from_its_bind(
-    bench,
-):
+async def test_what_was_before_there_was_a_ledger_is_on_no_account_and_what_runs_has_its_bind(bench):
     bench.now = T + 100
     meter = await bench.start(listed=False)
     meter.observe_pod(finished("before", at=T + 60, finalizer=False))
@@ -289,7 +286,11 @@ async def test_what_ended_before_there_was_a_ledger_is_on_no_account_and_what_ru
     meter.listing_complete()
     await meter.drained()
     assert bench.rows() == [("adopted", 0, None, ""), ("ours", 0, 60, "Finished")]
-    assert bench.sums() == {("2026-11", USED): 8 * (100 + 60)}
+    assert bench.sums() == {}
+    bench.now = T + 150
+    meter.observe_pod(finished("adopted", at=T + 140, node="server-3", finalizer=False))
+    await meter.drained()
+    assert bench.sums() == {("2026-11", USED): 8 * 40}
 
 
 async def test_settings_in_force_decide_how_months_are_cut(bench):
