@@ -1,0 +1,66 @@
+"""The last file: an upgrade and a rollback under running pods, and removal, after which nothing of ours is left."""
+
+import asyncio
+import json
+
+from cluster_kit.site import is_running
+from devcluster.client import JsonObject
+from kind_kit.platform import NAMESPACE, PODS, RELEASE, Platform
+from kind_kit.servers import SEATS, Servers
+from kind_kit.site import KindSite
+
+from .ledger import Ledger
+
+SLOW = 90.0
+
+
+async def replicas(site: KindSite) -> set[str]:
+    """Return the uids of the operator's pods."""
+    listed = await site.admin.list(PODS, labelSelector=f"app.kubernetes.io/name={RELEASE}")
+    return {pod["metadata"]["uid"] for pod in listed if not pod["metadata"].get("deletionTimestamp")}
+
+
+def ours(found: JsonObject) -> list[str]:
+    """Return what of ours is on an object."""
+    metadata, spec = found["metadata"], found.get("spec", {})
+    marks = [*(metadata.get("labels") or {}), *(metadata.get("annotations") or {}), *(metadata.get("finalizers") or [])]
+    marks += [taint["key"] for taint in spec.get("taints") or ()]
+    return [mark for mark in marks if "gpugrant.io" in mark]
+
+
+async def test_an_upgrade_a_rollback_and_the_end(
+    site: KindSite, platform: Platform, servers: Servers, ledger: Ledger
+) -> None:
+    pool = await site.workers()
+    tenant = await site.tenant(pool)
+    await site.grant(tenant, pool, SEATS)
+    running = await site.runs(tenant, SEATS)
+    [pod] = await site.running(running, seconds=SLOW)
+    waiting = await site.runs(tenant, 4)
+    await site.told_to_wait(waiting)
+    before = await replicas(site)
+    await asyncio.to_thread(platform.release, "upgrade", podAnnotations={"example.org/round": "two"})
+    upgraded = await replicas(site)
+    assert len(upgraded) == 2
+    assert not upgraded & before
+    await asyncio.to_thread(platform.helm, "rollback", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", "180s")
+    assert not await replicas(site) & upgraded
+    await platform.leader(site.admin)
+    assert is_running(await site.admin.get(running))
+    row = ledger.execute("select held_until from holdings where uid = %s", (pod["metadata"]["uid"],)).fetchall()
+    assert row == [(None,)], "one hold, still running, over two changes of leader"
+
+    await asyncio.to_thread(platform.helm, "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait",
+                            "--timeout", "180s")
+    log = await asyncio.to_thread(platform.cluster.kubectl, "logs", "--namespace", NAMESPACE, "job/gpugrant-uninstall")
+    assert waiting.rpartition("/")[2] in log, "what waits behind the gate is named"
+    for path in [f"/api/v1/nodes/{node}" for node in servers.all]:
+        left = set(ours(await site.admin.get(path))) - {"gpugrant.io/provider", "gpugrant.io/fabric"}
+        assert left == set(), f"{path}: those two are the engineer's own, and nothing else is left"
+    held = await site.admin.get(running)
+    assert ours(held) == [], json.dumps(held["metadata"])
+    assert is_running(held)
+    await site.admin.delete(running, 0)
+    await site.admin.wait_gone(running, SLOW)
+    await site.admin.delete(waiting, 0)
+    await site.admin.wait_gone(waiting, SLOW)

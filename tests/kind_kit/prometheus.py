@@ -1,0 +1,84 @@
+"""Prometheus in a pod: Debian's, which finds the operator's replicas by their Service."""
+
+import json
+import tempfile
+import urllib.parse
+from pathlib import Path
+
+from devcluster.client import JsonObject, KubeClient
+from kind.archives import Image, write_archive
+from kind.cluster import KindCluster
+from kind.rootfs import RootFileSystem, find_or_make
+from kind_kit.postgres import control_plane_of
+
+NAMESPACE = "monitoring"
+PORT = 9090
+_ROOT = RootFileSystem("prometheus", ("prometheus",))
+_CONFIG = """
+global: {scrape_interval: 2s, scrape_timeout: 2s}
+scrape_configs:
+- job_name: gpugrant
+  kubernetes_sd_configs: [{role: endpoints, namespaces: {names: [gpugrant-system]}}]
+  relabel_configs:
+  - {source_labels: [__meta_kubernetes_service_name, __meta_kubernetes_endpoint_port_name], regex: gpugrant;http,
+     action: keep}
+  - {source_labels: [__meta_kubernetes_namespace], target_label: namespace}
+  - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}
+"""
+
+
+class Prometheus:
+    """The server; asked by way of the API server."""
+
+    def __init__(self, cluster: KindCluster) -> None:
+        self._cluster = cluster
+        self._node = control_plane_of(cluster)
+
+    async def start(self, admin: KubeClient) -> None:
+        """Start it and wait until it answers."""
+        image = f"localhost/gpugrant/prometheus:{_ROOT.digest()}"
+        with tempfile.TemporaryDirectory(prefix="gpugrant-prometheus-") as folder:
+            archive = Path(folder) / "image.tar"
+            write_archive(archive, [Image(image, [find_or_make(_ROOT)], {"Env": ["PATH=/usr/bin:/bin"]})])
+            self._cluster.load_archive(archive, nodes=[self._node])
+        for manifest in _manifests(image, self._node):
+            await admin.apply(manifest)
+        await admin.wait_for(f"/api/v1/namespaces/{NAMESPACE}/pods/prometheus", _is_ready, 120)
+
+    def ask(self, query: str) -> float | None:
+        """Return the one value of a query; None where there is none."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/prometheus:{PORT}/proxy/api/v1/query"
+        answer = self._cluster.kubectl("get", "--raw", f"{path}?{urllib.parse.urlencode({'query': query})}")
+        found = json.loads(answer)["data"]["result"]
+        return float(found[0]["value"][1]) if found else None
+
+
+def _is_ready(found: JsonObject | None) -> bool:
+    conditions = (found or {}).get("status", {}).get("conditions") or []
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _manifests(image: str, node: str) -> list[JsonObject]:
+    container = {
+        "name": "prometheus", "image": image, "imagePullPolicy": "Never",
+        "command": ["prometheus", "--config.file=/etc/test/prometheus.yml", "--storage.tsdb.path=/data"],
+        "readinessProbe": {"httpGet": {"path": "/-/ready", "port": PORT}, "periodSeconds": 1},
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "config", "mountPath": "/etc/test"}],
+    }
+    reads = {"apiGroups": [""], "resources": ["services", "endpoints", "pods"], "verbs": ["get", "list", "watch"]}
+    subject = {"kind": "ServiceAccount", "name": "prometheus", "namespace": NAMESPACE}
+    rbac = "rbac.authorization.k8s.io"
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "prometheus", "namespace": NAMESPACE}},
+        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": "test-prometheus"}, "rules": [reads]},
+        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "test-prometheus"},
+         "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": "test-prometheus"}, "subjects": [subject]},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prometheus", "namespace": NAMESPACE},
+         "data": {"prometheus.yml": _CONFIG}},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "prometheus", "namespace": NAMESPACE},
+         "spec": {"containers": [container], "nodeName": node, "serviceAccountName": "prometheus",
+                  "tolerations": [{"operator": "Exists"}],
+                  "volumes": [{"name": "data", "emptyDir": {}},
+                              {"name": "config", "configMap": {"name": "prometheus"}}]}},
+    ]
