@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from gpugrant.expose.usage_rows import MonthUse, Use
 
 _MOST_NAMES = 20
+_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")  # short months of tests begin like this too
 Key = tuple[str, ...]
 
 # What rows are of: their columns, and how a row's is read.
@@ -50,7 +52,7 @@ _BY: Mapping[str, tuple[Key, "Callable[[Use], Key]"]] = {
     help="Where the ledger is kept, as an SQLAlchemy URL. Default: $GPUGRANT_LEDGER.",
 )
 @click.option("--tenant", default="", metavar="T", help="Only what is this tenant's.")
-@click.option("--grant", default="", metavar="G|NS/G", help="Only what is this grant's.")
+@click.option("--grant", default="", metavar="G|NS/G", help="Only what is this grant's, by name or namespace and name.")
 @click.option("--month", default="", metavar="YYYY-MM", help="Which month. Default: the running one.")
 @click.option("--by", type=click.Choice(list(_BY)), default="tenant", show_default=True, help="One row each.")
 @click.option(
@@ -72,6 +74,8 @@ def usage(ledger: str, tenant: str, grant: str, month: str, by: str, output: str
     from gpugrant.meter.database import LedgerUrlError
     from gpugrant.meter.store import StoreAwayError
 
+    if month and not _MONTH.match(month):
+        raise click.BadParameter(f"{month!r} is no month: write it as 2026-11", param_hint="--month")
     try:
         with progress(month or "the running month") as told:
             told("summing", 0, 1)

@@ -136,6 +136,8 @@ def _no_such_month(connection: Connection, state: State, programmes: Sequence[st
     there = ", ".join(
         f"{name} (running)" if name in running else name for name in sorted(known | running, reverse=True)
     )
+    if running and month > max(running):
+        return f"{month} has not begun by the ledger, which is in {max(running)}; it has {there}"
     return f"the ledger has nothing of {month}; it has {there or 'no month yet'}"
 
 

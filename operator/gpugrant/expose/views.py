@@ -135,7 +135,7 @@ def _grant_figures(world: World, state: GrantState, now: int) -> GrantFigures:
         provider=pool.pool.spec.provider if pool and pool.pool.spec else "",
         pool=state.pool,
         award=spec.award.id if spec and spec.award else "",
-        track=(spec.track or "") if spec else "",
+        track=_track(world, state),
         state=ready_verdict(world, state, now).reason,
         wanted=spec.gpus if spec else 0,
         granted=max(0, state.seats - failed - held - reserved),
@@ -145,6 +145,13 @@ def _grant_figures(world: World, state: GrantState, now: int) -> GrantFigures:
         end=state.end,
         budget_gpu_seconds=spec.budget.gpu_hours * 3600 if spec and spec.budget else None,
     )
+
+
+def _track(world: World, state: GrantState) -> str:
+    """Return the grant's track of the programme, else its tenant's."""
+    quota = world.quotas.get(state.tenant)
+    own = state.grant.spec.track if state.grant.spec else None
+    return own or (quota.spec.track if quota and quota.spec else None) or ""
 
 
 def _quota_figures(world: World, now: int) -> tuple[QuotaFigures, ...]:

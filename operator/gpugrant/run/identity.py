@@ -23,8 +23,12 @@ def identity(*configuration: str) -> str:
     path = Path(tempfile.gettempdir()) / f"gpugrant-{os.getuid()}-{digest}.lock"
     try:
         lock = path.open("a")
+    except OSError:
+        return f"{name}_{os.getpid()}"
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        lock.close()
         return f"{name}_{os.getpid()}"
     _kept.append(lock)
     return name

@@ -1,5 +1,7 @@
 """What a scraper gets: names and labels by the design, exact integers, clean by promtool."""
 
+import asyncio
+import functools
 import json
 import re
 import shutil
@@ -10,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gpugrant.act.writer import Writer
 from gpugrant.expose.admission import AdmissionWaits
 from gpugrant.expose.figures import (
     Figures,
@@ -34,6 +37,11 @@ from gpugrant.meter.facts import (
 )
 from gpugrant.meter.meter import LedgerHealth
 from gpugrant.meter.months import Calendars
+from gpugrant.observe.credentials import Credentials
+from gpugrant.observe.health import CacheMetrics
+from gpugrant.run.operator import Operator, Options
+from gpugrant.run.parts import Parts
+from gpugrant.run.planner import Planner
 from meter_kit import DECEMBER, a_place, a_store, an_account, ended, held
 
 T = DECEMBER - 100
@@ -415,7 +423,67 @@ def test_every_query_of_the_documentation_is_one(tmp_path):
     assert (status, f"{len(queries)} rules found" in said) == (0, True), said
 
 
+def documented_query(title):
+    """Return the query that follows a line beginning so."""
+    return re.search(rf"^{title}[^\n]*\n(?:[^`\n]*\n)*```\n(.*?)```", DOCS.read_text(), re.DOTALL | re.MULTILINE)[1]
+
+
+def test_the_queries_answer_for_pools_in_which_nothing_failed_and_leave_out_those_without_grants(tmp_path):
+    def month(pool, condition, seconds):
+        labels = f'share="Public", month="2026-11", pool="{pool}", condition="{condition}"'
+        return {"series": f"gpugrant_month_gpu_seconds{{{labels}}}", "values": str(seconds)}
+
+    def gpus(pool, state, count):
+        return {"series": f'gpugrant_gpus{{share="Public", pool="{pool}", state="{state}"}}', "values": str(count)}
+
+    states = [gpus("whole", "held", 6), gpus("whole", "granted", 2), gpus("new", "held", 0), gpus("new", "granted", 0)]
+    parts = [month("whole", "Used", 80), month("lame", "Used", 60), month("lame", "Failed", 20)]
+    parts.append(month("new", "Idle", 0))
+
+    def asked(title, *expected):
+        samples = [{"labels": f'{{pool="{pool}"}}', "value": value} for pool, value in expected]
+        return {"expr": documented_query(title), "eval_time": "0m", "exp_samples": samples}
+
+    tests = [
+        asked("Availability of the public share", ("whole", 100), ("lame", 75)),
+        asked("Share of what is granted that is held", ("whole", 0.75)),
+    ]
+    given = {"tests": [{"interval": "1m", "input_series": [*states, *parts], "promql_expr_test": tests}]}
+    (tmp_path / "test.yaml").write_text(json.dumps(given))
+    status, said = promtool("test", "rules", str(tmp_path / "test.yaml"))
+    assert status == 0, said
+
+
+async def of_the_process():
+    """Return name, type and labels of what the operator's parts say of themselves."""
+    operator = Operator(Options(), Credentials("http://127.0.0.1:1", None), Parts())
+    registry = operator._registry
+    CacheMetrics(registry)
+    Planner(None, None, None, asyncio.Event(), None, registry)
+    Writer(None, None, None, registry, None)
+    found = set()
+    for collector in registry._collector_to_names:
+        if getattr(collector, "_name", "").startswith("gpugrant_"):
+            suffix = "_total" if collector._type == "counter" else ""
+            found.add((collector._name + suffix, collector._type, tuple(collector._labelnames)))
+    await operator._client.close()
+    return found
+
+
+@functools.cache  # a second operator of one process would have no lock of its own
+def metrics_of_the_process():
+    return asyncio.run(of_the_process())
+
+
+def test_the_operators_own_metrics_are_documented_with_their_types_and_labels():
+    text = DOCS.read_text().partition("## Is the operator well?")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(gpugrant_\w+)` \| (\w+) \|([^|]*)\|", text, re.MULTILINE)
+    documented = {(name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert documented == metrics_of_the_process()
+
+
 def test_the_documentation_names_every_metric_there_is_and_no_other(store):
     there = {family.name for family in text_string_to_metric_families(full_page(store))}
+    there |= {name for name, _, _ in metrics_of_the_process()}
     named = {name.removesuffix("_total") for name in re.findall(r"gpugrant_[a-z_]+", DOCS.read_text())}
     assert {name.removesuffix("_total") for name in there} == named

@@ -119,13 +119,20 @@ def test_the_running_month_is_the_default_and_stderr_says_until_when(ledger):
         (("--tenant", "hangnag"), 'tenant "hangnag" not found in the ledger; there are: hangang, saebyeok'),
         (("--grant", "x/eval"), "there are: hangang-lm/pretrain, saebyeok-a/eval, saebyeok-b/eval"),
         (("--tenant", "hangang", "--grant", "eval"), 'grant of tenant hangang "eval" not found'),
-        (("--month", "2027-03"), "the ledger has nothing of 2027-03; it has 2026-12 (running), 2026-11"),
+        (("--month", "2025-03"), "the ledger has nothing of 2025-03; it has 2026-12 (running), 2026-11"),
+        (("--month", "2027-03"), "2027-03 has not begun by the ledger, which is in 2026-12"),
     ],
 )
 def test_what_is_not_there_is_said_with_what_there_is(ledger, arguments, words):
     done = run("--ledger", ledger, *arguments, status=1)
     assert done.stderr.startswith("Error: ")
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("month", ["nov", "2026-13", "2026-1", "11-2026"])
+def test_what_is_no_month_is_wrong_usage(ledger, month):
+    done = run("--ledger", ledger, "--month", month, status=2)
+    assert f"{month!r} is no month: write it as 2026-11" in done.stderr
 
 
 def test_a_ledger_that_is_not_there_is_not_made(tmp_path):

@@ -54,6 +54,22 @@ def test_a_cordon_is_maintenance_if_its_window_was_announced_in_time(cluster, to
     assert cordoned(cluster, a_tally(window), now) == expected
 
 
+@pytest.mark.parametrize(
+    ("own", "quotas", "shown"),
+    [
+        pytest.param("startups", "research", "startups", id="the grant's own"),
+        pytest.param(None, "research", "research", id="the tenant's where the grant has none"),
+        pytest.param(None, None, "", id="neither"),
+    ],
+)
+def test_the_track_of_a_grant_is_its_own_or_its_tenants(cluster, own, quotas, shown) -> None:
+    cluster.add_namespace("hangang-lm", tenant="hangang")
+    cluster.add_quota("hangang", **({"track": quotas} if quotas else {}))
+    cluster.add_grant("hangang-lm", "pretrain", programme="purchase", **({"track": own} if own else {}))
+    cluster.settle()
+    assert [grant.track for grant in figures(cluster.world, cluster.now, None).grants] == [shown]
+
+
 def test_a_cordon_that_nobody_announced_is_failed_and_so_is_a_server_that_is_not_ready(cluster) -> None:
     now = cluster.now
     assert cordoned(cluster, a_tally(), now) == (0, 8, 1)
