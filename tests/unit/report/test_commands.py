@@ -35,7 +35,11 @@ class Kept:
                 name=NOVEMBER, state="Open", zone="Asia/Seoul", ends_at=running.end, until=running.until
             ),
             OCTOBER: ReportRow(
-                name=OCTOBER, state="Closed", zone="Asia/Seoul", until=a_month().start, closed_at=a_month().start + 86_400 * 4
+                name=OCTOBER,
+                state="Closed",
+                zone="Asia/Seoul",
+                until=a_month().start,
+                closed_at=a_month().start + 86_400 * 4,
             ),
         }
         self.marks: list[tuple[str, ...]] = []
