@@ -145,7 +145,9 @@ def test_seconds_are_counted_by_owner_and_condition_with_the_labels_of_the_desig
     assert value(text, "gpugrant_gpu_seconds_total", **labels, owner="own-use", condition="Used") == 20
 
 
-def test_months_are_shown_apart_the_running_one_and_the_last_two(store):
+def test_months_are_shown_apart_the_running_one_and_the_last_two(tmp_path):
+    store = a_store(tmp_path, now=T - 80 * 86_400)
+    store.open()
     facts = [ended("old", T - 70 * 86_400, T - 69 * 86_400), ended("a", T, T + 140)]
     store.commit(facts, T + 200)
     text = page(store)
@@ -156,6 +158,7 @@ def test_months_are_shown_apart_the_running_one_and_the_last_two(store):
     assert months == {"2026-11": 800, "2026-12": 320}
     total = value(text, "gpugrant_gpu_seconds_total", **OF_GRANT, owner="grant", condition="Used")
     assert total == 800 + 320 + 8 * 86_400
+    store.close()
 
 
 @pytest.mark.parametrize("amount", [1, 999_999, 1_000_000, 1_234_567, 12_345_678_901, 2**53 - 1])
