@@ -22,6 +22,7 @@ CLOSED: Final = "Closed"
 ACKNOWLEDGED: Final = "Acknowledged"
 OVERDUE: Final = "Overdue"
 FILES_VALID: Final = "FilesValid"
+FILES_NOT_VALID: Final = "FilesNotValid"  # the Event's reason
 # What the policy on closed reports lets the operator change; it names them too.
 STILL_MOVING: Final = (ACKNOWLEDGED, OVERDUE, FILES_VALID)
 
@@ -141,6 +142,18 @@ def says(status: Doc) -> set[tuple[str, str]]:
         *((one["type"], one["reason"]) for one in conditions),
         ("state", (status.get("summary") or {}).get("state", "")),
     }
+
+
+def news(old: Doc, wanted: Doc) -> list[tuple[str, str, bool]]:
+    """Return what a status tells that the old one did not: an Event's reason and words, and whether it is a warning."""
+    before, after = says(old), says(wanted)
+    told = [(CLOSED, "True", CLOSED, False), (ACKNOWLEDGED, "True", ACKNOWLEDGED, False)]
+    told += [(OVERDUE, "True", OVERDUE, True), (FILES_VALID, "False", FILES_NOT_VALID, True)]
+    return [
+        (reason, message_of(wanted, kind), warning)
+        for kind, state, reason, warning in told
+        if (kind, state) in after and (kind, state) not in before
+    ]
 
 
 def message_of(status: Doc, kind: str) -> str:

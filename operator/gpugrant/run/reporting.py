@@ -34,14 +34,11 @@ from gpugrant.run.report_rules import (
     hindrances,
 )
 from gpugrant.run.report_status import (
-    ACKNOWLEDGED,
-    CLOSED,
-    OVERDUE,
     Closing,
     closed_status,
     is_closed,
     manifest_in,
-    message_of,
+    news,
     open_status,
     says,
 )
@@ -290,10 +287,8 @@ class Reporting:
         if not await self._reports.write_status(report, wanted):
             return True
         self._step("written")
-        for kind in (CLOSED, ACKNOWLEDGED, OVERDUE):
-            if (kind, "True") in says(wanted) and (kind, "True") not in says(report.status):
-                words = message_of(wanted, kind)
-                self._tell(report.about, kind, words, self._clock(), warning=kind == OVERDUE)
+        for reason, words, warning in news(report.status, wanted):
+            self._tell(report.about, reason, words, self._clock(), warning=warning)
         return True
 
     # -- words ---------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from gpugrant.run.report_status import (
     closed_status,
     is_acknowledged,
     manifest_in,
+    news,
     open_status,
     says,
 )
@@ -250,6 +251,15 @@ def signed_off(at=DAYS.close + 10):
 
 def acknowledged(by="H. Kim", at=DAYS.close + 20):
     return Mark("acknowledge", by, "NIPA-2026-118", at)
+
+
+def test_files_that_are_no_longer_those_that_were_closed_are_warned_of_once():
+    good = closed_status({}, standing(), CLOSED, FIGURES, GOOD)
+    assert [(reason, warning) for reason, _, warning in news({}, good)] == [("Closed", False)]
+    lost = closed_status(good, standing(), None, None, Verdict(False, "FolderLost", "it is gone"))
+    assert news(good, lost) == [("FilesNotValid", "it is gone", True)]
+    assert news(lost, lost) == []
+    assert news(lost, good) == []
 
 
 def test_a_closed_month_names_its_files_and_waits_for_its_sign_off():
