@@ -49,7 +49,8 @@ _BY: Mapping[str, tuple[Key, "Callable[[Use], Key]"]] = {
     envvar="GPUGRANT_LEDGER",
     required=True,
     metavar="URL",
-    help="Where the ledger is kept, as an SQLAlchemy URL. Default: $GPUGRANT_LEDGER.",
+    show_envvar=True,
+    help="Where the ledger is kept: sqlite:////PATH or postgresql://USER@HOST/DATABASE.",
 )
 @click.option("--tenant", default="", metavar="T", help="Only what is this tenant's.")
 @click.option("--grant", default="", metavar="G|NS/G", help="Only what is this grant's, by name or namespace and name.")

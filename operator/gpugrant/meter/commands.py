@@ -17,7 +17,8 @@ _LEDGER = click.option(
     envvar="GPUGRANT_LEDGER",
     required=True,
     metavar="URL",
-    help="Where the ledger is kept, as an SQLAlchemy URL. Default: $GPUGRANT_LEDGER.",
+    show_envvar=True,
+    help="Where the ledger is kept: sqlite:////PATH or postgresql://USER@HOST/DATABASE.",
 )
 _MOST_SHOWN = 20
 _FILE = click.Path(dir_okay=False, path_type=Path)

@@ -109,3 +109,10 @@ def test_the_operator_does_not_start_on_a_file_of_something_else(tmp_path):
 def test_a_database_that_is_merely_away_stops_no_operator(url):
     pytest.importorskip("psycopg")
     check_ledger(url)
+
+
+@pytest.mark.parametrize("command", READERS, ids=" ".join)
+def test_a_ledger_that_is_not_named_is_asked_for_with_its_variable(command):
+    done = CliRunner().invoke(main, command, env={"GPUGRANT_LEDGER": None})
+    assert (done.exit_code, "GPUGRANT_LEDGER" in done.stderr) == (2, True)
+    assert "GPUGRANT_LEDGER" in CliRunner().invoke(main, [*command, "--help"]).stdout

@@ -25,7 +25,8 @@ _LEDGER = click.option(
     envvar="GPUGRANT_LEDGER",
     required=True,
     metavar="URL",
-    help="Where the ledger is kept, as an SQLAlchemy URL. Default: $GPUGRANT_LEDGER.",
+    show_envvar=True,
+    help="Where the ledger is kept: sqlite:////PATH or postgresql://USER@HOST/DATABASE.",
 )
 _OUTPUT = click.option(
     "-o",
@@ -138,7 +139,8 @@ def show(ledger: str, output: str, name: str) -> None:
     required=True,
     type=_FOLDER,
     metavar="FILE",
-    help="Ed25519 private key, PKCS#8 PEM, mode 0600. Default: $GPUGRANT_SIGNING_KEY.",
+    show_envvar=True,
+    help="Ed25519 private key, PKCS#8 PEM, mode 0600.",
 )
 @click.option("--create-key", is_flag=True, help="Make the key where there is none.")
 def get(ledger: str, name: str, folder: Path | None, signing_key: Path, create_key: bool) -> None:
