@@ -191,7 +191,8 @@ class KindCluster:
         shared = {"hostPath": str(self._make_shared_folder()), "containerPath": SHARED_FOLDER}
         config: dict[str, Any] = {
             "kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4",
-            "nodes": [{"role": role, "extraMounts": [shared]} for role in ["control-plane", *["worker"] * self.workers]],
+            "nodes": [{"role": role, "extraMounts": [shared]}
+                      for role in ("control-plane", *("worker" for _ in range(self.workers)))],
         }
         if not os.environ.get("GPUGRANT_KIND_IMAGE"):
             patches.append({"kind": "ClusterConfiguration", "etcd": {"local": {"imageTag": ETCD_TAG}}})

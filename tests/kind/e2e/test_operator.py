@@ -138,7 +138,7 @@ async def test_a_month_closes_signed_and_an_officer_verifies_it(
     public = tmp_path / "key.pub"
     secret = await site.admin.get(f"/api/v1/namespaces/{NAMESPACE}/secrets/signing-key")
     public.write_bytes(_public(base64.b64decode(secret["data"]["signing-key.pem"])))
-    command = [sys.executable, "-m", "gpugrant", "report", "verify", str(folder), "--key", str(public)]
+    command = [sys.executable, "-m", "gpugrant", "report", "verify", str(folder), "--public-key", str(public)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -317,6 +317,6 @@ def test_a_folder_that_is_not_there_is_said_to_be_away(tmp_path):
 def test_a_file_that_is_no_database_is_said_to_be_away_and_left_alone(tmp_path):
     (tmp_path / "ledger.db").write_text("these are not the bytes of a database, but somebody's letter" * 40)
     store = a_store(tmp_path)
-    with pytest.raises(StoreAwayError, match="not a database"):
+    with pytest.raises(StoreAwayError, match="is no database"):
         store.open()
     assert (tmp_path / "ledger.db").read_text().startswith("these are not")
