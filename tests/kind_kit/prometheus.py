@@ -1,4 +1,4 @@
-"""Prometheus in a pod: Debian's, which finds the operator's replicas by their Service."""
+"""Prometheus in a pod: Debian's, which knows no Kubernetes and finds the operator's replicas by a Service's name."""
 
 import json
 import tempfile
@@ -12,18 +12,14 @@ from kind.rootfs import RootFileSystem, find_or_make
 from kind_kit.postgres import control_plane_of
 
 NAMESPACE = "monitoring"
+_SELECTOR = {"app.kubernetes.io/name": "gpugrant", "app.kubernetes.io/component": "operator"}
 PORT = 9090
 _ROOT = RootFileSystem("prometheus", ("prometheus",))
 _CONFIG = """
 global: {scrape_interval: 2s, scrape_timeout: 2s}
 scrape_configs:
 - job_name: gpugrant
-  kubernetes_sd_configs: [{role: endpoints, namespaces: {names: [gpugrant-system]}}]
-  relabel_configs:
-  - {source_labels: [__meta_kubernetes_service_name, __meta_kubernetes_endpoint_port_name], regex: gpugrant;http,
-     action: keep}
-  - {source_labels: [__meta_kubernetes_namespace], target_label: namespace}
-  - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}
+  dns_sd_configs: [{names: [replicas.gpugrant-system.svc.cluster.local], type: A, port: 8080, refresh_interval: 2s}]
 """
 
 
@@ -65,15 +61,12 @@ def _manifests(image: str, node: str) -> list[JsonObject]:
         "readinessProbe": {"httpGet": {"path": "/-/ready", "port": PORT}, "periodSeconds": 1},
         "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "config", "mountPath": "/etc/test"}],
     }
-    reads = {"apiGroups": [""], "resources": ["services", "endpoints", "pods"], "verbs": ["get", "list", "watch"]}
-    subject = {"kind": "ServiceAccount", "name": "prometheus", "namespace": NAMESPACE}
-    rbac = "rbac.authorization.k8s.io"
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "prometheus", "namespace": NAMESPACE}},
-        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": "test-prometheus"}, "rules": [reads]},
-        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "test-prometheus"},
-         "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": "test-prometheus"}, "subjects": [subject]},
+        # As the chart's Service, but each replica by itself: only the one that leads knows the ledger.
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "replicas", "namespace": "gpugrant-system"},
+         "spec": {"clusterIP": "None", "selector": _SELECTOR, "ports": [{"port": 8080}]}},
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prometheus", "namespace": NAMESPACE},
          "data": {"prometheus.yml": _CONFIG}},
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "prometheus", "namespace": NAMESPACE},
