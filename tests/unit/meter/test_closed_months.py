@@ -377,7 +377,7 @@ def test_a_reader_sees_one_moment_while_the_operator_writes(store, url):
 
 
 def test_a_ledger_that_is_not_there_cannot_be_read(tmp_path):
-    with pytest.raises(StoreAwayError, match="unable to open"):
+    with pytest.raises(StoreAwayError, match="there is no ledger in"):
         open_reader(f"sqlite:///{tmp_path}/no/ledger.db").names()
 
 

@@ -495,7 +495,7 @@ def test_a_timeline_of_the_facts_is_what_the_objects_said_every_second(seed: int
         if cell.account.grant_uid:
             by_owner[cell.account.grant_uid] += amount
         by_condition[cell.condition.value] += amount
-    assert built.expected["pool"] == sum(built.cells.values()) == installed["pool"]
+    assert built.expected["nhn", "pool"] == sum(built.cells.values()) == installed["pool"]
     assert by_condition["Failed"] == failed["pool"]
     assert +by_owner == +owned
     assert by_condition["Unobserved"] == by_condition["Undelivered"] == 0
