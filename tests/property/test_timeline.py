@@ -316,7 +316,8 @@ def seats_of(facts, server, at):
             seat.owner = Account(*place, a.owner, a.tenant, a.tenant_namespace, a.grant, a.grant_uid, a.award)
     claims = {}
     for claim in facts.claimed.get(server, ()):
-        if claim.since <= at:
+        before = claims.get(claim.grant_uid)
+        if claim.since <= at and not (before and before.has == claim.has):
             claims[claim.grant_uid] = claim
     owners = []
     for claim in claims.values():

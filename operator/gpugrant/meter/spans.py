@@ -151,7 +151,8 @@ def _owner(history: History, at: int) -> str:
     """Return the uid of the grant that owns the server now; of several, which no plan makes, the first."""
     claims: dict[str, Claimed] = {}
     for claim in history.claimed:
-        if claim.since <= at:
+        told = claims.get(claim.grant_uid)
+        if claim.since <= at and (told is None or told.has != claim.has):  # told again, it is as old as it was
             claims[claim.grant_uid] = claim
     for claim in sorted(claims.values(), key=lambda one: (one.since, one.grant_uid)):
         terms = terms_at(history.terms.get(claim.grant_uid, ()), at) if claim.has else None
