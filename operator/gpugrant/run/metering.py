@@ -102,7 +102,7 @@ class Metering:
             self._stocked = True
             self.stock.load(self.store.in_force(), self.store.kept_until)
             for pod in self._world.pods.values():  # what was seen before now was not compared with what was told
-                self.stock.observe_pod(pod)
+                self.stock.observe_pod(pod, unwatched=True)
         self.stock.take()
 
     def observe_grant(self, grant: Grant) -> None:

@@ -4,6 +4,7 @@ Health comes with the nodes' events; whose a server is comes out of plans. Facts
 changed while nobody watched is doubted for as long as that may be: such seats are Unobserved, never guessed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, TypeVar
@@ -58,6 +59,7 @@ class Stock:
         self._second: dict[
             object, list[Any]
         ] = {}  # what was told of a subject in the last second that had any
+        self._unsure: Counter[str] = Counter()  # seats by server, of pods whose devices changed unwatched
         self._since = 0  # until when it was watched before this process began
         self._looked = False
 
@@ -109,13 +111,15 @@ class Stock:
         told = self._health.get((name, Aspect.PRESENT))
         return told is None or bool(told.value)
 
-    def observe_pod(self, pod: Pod) -> None:
-        """Tell how many of a pod's seats are called unhealthy."""
+    def observe_pod(self, pod: Pod, *, unwatched: bool = False) -> None:
+        """Tell how many of a pod's seats are called unhealthy; ``unwatched``: it may have changed before now."""
         told = self._unwell.get(pod.uid)
         if pod.ended:
             self._unwell.pop(pod.uid, None)
         elif pod.node and pod.unwell != (told.seats if told else 0):
             since = _after(told, self._now())
+            if unwatched:
+                self._unsure[pod.node] += abs(pod.unwell - (told.seats if told else 0))
             fact = self._unlike(("pod", pod.uid), Unwell(pod.uid, pod.node, since, pod.unwell))
             self._unwell[pod.uid] = fact
             self._put(fact)
@@ -258,7 +262,8 @@ class Stock:
         resource = self._world.pools[placed.pool].resource if placed.pool in self._world.pools else ""
         known = min(placed.seats, node.seats_installed(resource))
         offered = min(known, node.seats_allocatable(resource))
-        doubted = 0
+        unsure = self._unsure.pop(node.name, 0)
+        doubted = 0 if new else min(placed.seats or 1, unsure)
         for aspect, value, otherwise in (
             (Aspect.CORDONED, int(node.unschedulable), 0),
             (Aspect.CAPACITY, known, placed.seats),

@@ -419,6 +419,22 @@ def test_a_server_that_flapped_and_lost_a_device_unwatched_is_doubted_as_a_whole
     assert doubts == [(left, 8), (left + 600, 0)]
 
 
+def test_a_pods_devices_that_changed_unwatched_are_doubted_with_all_else_of_their_server(cluster: Metered) -> None:
+    cluster.kept = cluster.news()
+    pod = cluster.pods[cluster.add_pod("acme", gpus=4)]
+    bound = replace(pod, node="n0", gates=(), scheduled_at=cluster.now)
+    left = cluster.now
+    cluster.restart()
+    cluster.now += 600
+    cluster.stock.observe_pod(replace(bound, unwell=3), unwatched=True)
+    cluster.world.put_node(replace(cluster.nodes["n0"], allocatable=((GPU, 6),)))
+    cluster.plan()
+    facts = cluster.news()
+    assert [(one.since, one.seats) for one in of(Unwell, facts)] == [(left + 600, 3)]
+    doubts = [(one.since, one.value) for one in of(Health, facts) if one.aspect is Aspect.DOUBTED]
+    assert doubts == [(left, 3), (left + 600, 0)]
+
+
 # -- the facts are the truth -------------------------------------------------------------------------------
 
 
