@@ -1,6 +1,7 @@
 """Engines for the ledger's database: SQLite on a volume, or PostgreSQL."""
 
 import math
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ class NoLedgerError(OSError):
 def check_ledger(url: str) -> None:
     """See that a URL can name a ledger, without asking a server. Raises LedgerUrlError, NoLedgerError.
 
-    A database that is merely away passes, and so does a file that is not there yet.
+    A database that is merely away passes, and so does a file that is not there yet. Only for a process that has no
+    connection to it yet: this opens the file.
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
-        _must_be_sqlites(parsed.database)
+        _must_begin_as_sqlites(parsed.database)
         return
     try:
         parsed.get_dialect().import_dbapi()
@@ -56,9 +58,9 @@ def writing_engine(url: str, lock_wait: float) -> Engine:
     if parsed.get_backend_name() != "sqlite":
         return _engine(parsed, connect_args=_postgres(lock_wait))
     engine = create_engine(parsed)
-    event.listen(engine, "do_connect", lambda *_: _must_be_sqlites(parsed.database))
+    event.listen(engine, "do_connect", lambda *_: _must_be_no_folder(parsed.database))
     pragmas = (_waiting(lock_wait), "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
-    event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, pragmas))
+    event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, parsed.database, pragmas))
     # The write lock from the start: a transaction that reads first could not get it later.
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
@@ -77,7 +79,7 @@ def reading_engine(url: str, lock_wait: float = 5.0) -> Engine:
     engine = create_engine(parsed)
     event.listen(engine, "do_connect", lambda *_: _must_be_there(parsed.database))
     pragmas = (_waiting(lock_wait), "query_only=ON")
-    event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, pragmas))
+    event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, parsed.database, pragmas))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return engine
 
@@ -121,21 +123,34 @@ def _must_be_there(path: str | None) -> None:
         return
     if not Path(path).exists():
         raise NoLedgerError(f"there is no ledger in {path}: no such file; check {_NAMED_BY}")
-    _must_be_sqlites(path)
+    _must_be_no_folder(path)
     if not Path(path).stat().st_size:
         raise NoLedgerError(f"there is no ledger in {path}: the file is empty; check {_NAMED_BY}")
 
 
-def _must_be_sqlites(path: str | None) -> None:
-    """See that a file, if it is there, is a database of SQLite's or still empty. Raises NoLedgerError, OSError."""
+def _must_be_no_folder(path: str | None) -> None:
+    if path and Path(path).is_dir():
+        raise NoLedgerError(f"{path} is a folder: name the ledger's file in it, with {_NAMED_BY}")
+
+
+def _must_begin_as_sqlites(path: str | None) -> None:
+    """See that a file, if it is there, is a database of SQLite's or still empty. Raises NoLedgerError, OSError.
+
+    Never while this process has it open in SQLite: to close the file here would drop SQLite's locks on it (POSIX), and
+    the next reader to go would take the write-ahead log of a running writer away.
+    See https://www.sqlite.org/howtocorrupt.html, section 2.2.
+    """
     if not path or path == ":memory:" or path.startswith("file:") or not Path(path).exists():
         return
-    if Path(path).is_dir():
-        raise NoLedgerError(f"{path} is a folder: name the ledger's file in it, with {_NAMED_BY}")
+    _must_be_no_folder(path)
     with Path(path).open("rb") as file:
         start = file.read(len(_SQLITE_MAGIC))
     if start and start != _SQLITE_MAGIC:
-        raise NoLedgerError(f"{path} is no database of SQLite's: check {_NAMED_BY}")
+        raise _no_database(path)
+
+
+def _no_database(path: str) -> NoLedgerError:
+    return NoLedgerError(f"{path} is no database of SQLite's: check {_NAMED_BY}")
 
 
 def _postgres(lock_wait: float) -> dict[str, Any]:
@@ -154,12 +169,16 @@ def _waiting(lock_wait: float) -> str:
     return f"busy_timeout={int(lock_wait * 1000)}"
 
 
-def _prepare_sqlite(connection: Any, pragmas: Iterable[str]) -> None:
-    """Set what makes SQLite durable, and readable while it is written."""
+def _prepare_sqlite(connection: Any, path: str | None, pragmas: Iterable[str]) -> None:
+    """Set what makes SQLite durable, and readable while it is written. Raises NoLedgerError."""
     connection.isolation_level = None  # BEGIN is ours, so that changes of shape are in the transaction too
     cursor = connection.cursor()
     try:
-        for pragma in pragmas:
+        for pragma in (*pragmas, "schema_version"):  # the last one reads the file
             cursor.execute(f"PRAGMA {pragma}")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise _no_database(path or "") from None
+        raise
     finally:
         cursor.close()

@@ -2,6 +2,8 @@
 
 import sqlite3
 import stat
+import subprocess
+import sys
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -320,3 +322,19 @@ def test_a_file_that_is_no_database_is_said_to_be_away_and_left_alone(tmp_path):
     with pytest.raises(StoreAwayError, match="is no database"):
         store.open()
     assert (tmp_path / "ledger.db").read_text().startswith("these are not")
+
+
+def test_readers_that_come_and_go_leave_a_writer_its_log(tmp_path):
+    """Closing a file drops a process' locks on it: whoever looks at the ledger's file must not do so by itself."""
+    store = a_store(tmp_path, now=T)
+    store.open()
+    for number in range(3):
+        store.commit([ended(f"pod-{number}", T, T + 60)], T + 100 + number)
+        with reading_engine(file_url(tmp_path)).connect():
+            pass
+        # In a process of its own, as a command is: the last to go takes the log with it, if it thinks it is the last.
+        read = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM holdings').fetchall()"
+        subprocess.run([sys.executable, "-c", read, str(tmp_path / "ledger.db")], check=True)
+        assert (tmp_path / "ledger.db-wal").exists()
+    assert rows(file_url(tmp_path), "SELECT count(*) FROM holdings") == [(3,)]
+    store.close()
