@@ -33,3 +33,8 @@ def condition(found: JsonObject | None, kind: str) -> JsonObject:
     """Return a condition of any object, or {}."""
     conditions = (found or {}).get("status", {}).get("conditions") or []
     return next((each for each in conditions if each["type"] == kind), {})
+
+
+def is_ready(found: JsonObject | None) -> bool:
+    """Say whether a pod or node is Ready."""
+    return condition(found, "Ready").get("status") == "True"

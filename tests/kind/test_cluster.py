@@ -5,6 +5,7 @@ import ipaddress
 
 import pytest
 
+from cluster_kit.pods import is_ready
 from devcluster.binaries import KUBERNETES
 from devcluster.client import JsonObject, KubeClient
 from kind.cluster import WORKERS, AlreadyUp, KindCluster
@@ -33,11 +34,6 @@ while True:
 """
 
 
-def _is_ready(found: JsonObject | None) -> bool:
-    conditions = (found or {}).get("status", {}).get("conditions") or []
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-
-
 def _has_ended(found: JsonObject | None) -> bool:
     return (found or {}).get("status", {}).get("phase") in ("Succeeded", "Failed")
 
@@ -56,7 +52,7 @@ async def _run_servers(admin: KubeClient, namespace: str, nodes: list[str], imag
     for node in nodes:
         await admin.create(_server(namespace, node, image))
     paths = {node: f"/api/v1/namespaces/{namespace}/pods/on-{node}" for node in nodes}
-    return {node: await admin.wait_for(path, _is_ready, 60) for node, path in paths.items()}
+    return {node: await admin.wait_for(path, is_ready, 60) for node, path in paths.items()}
 
 
 async def _ask(cluster: KindCluster, namespace: str, node: str, url: str) -> str:
@@ -72,7 +68,7 @@ def _workers(cluster: KindCluster) -> list[str]:
 async def test_nodes_are_ready_with_pod_ranges_of_their_own(kind_cluster: KindCluster, kind_admin: KubeClient) -> None:
     nodes = await kind_admin.list("/api/v1/nodes")
     assert sorted(node["metadata"]["name"] for node in nodes) == kind_cluster.nodes()
-    assert len(nodes) == WORKERS + 1 and all(_is_ready(node) for node in nodes)
+    assert len(nodes) == WORKERS + 1 and all(is_ready(node) for node in nodes)
     assert {node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes} == {f"v{KUBERNETES}"}
     ranges = [ipaddress.ip_network(node["spec"]["podCIDR"]) for node in nodes]
     assert not any(one.overlaps(other) for one in ranges for other in ranges if one is not other)
@@ -115,7 +111,7 @@ async def test_a_node_that_was_switched_off_comes_back_with_its_pods_reachable(
 
     def is_back(pod: JsonObject | None) -> bool:
         restarts = [each["restartCount"] for each in (pod or {}).get("status", {}).get("containerStatuses", [])]
-        return restarts == [1] and _is_ready(pod)
+        return restarts == [1] and is_ready(pod)
 
     pod = await kind_admin.wait_for(f"/api/v1/namespaces/{namespace}/pods/on-{lost}", is_back, 90)
     assert pod["metadata"]["uid"] == before[lost]["metadata"]["uid"]

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster_kit.pods import is_ready
 from devcluster.client import JsonObject, KubeClient
 from devcluster.runfolder import ROOT
 from gpugrant import names
@@ -103,13 +104,8 @@ class Platform:
 
         lease = await admin.wait_for(LEASE_PATH, leads, _LEADING_SECONDS)
         holder = _holder(lease)
-        await admin.wait_for(f"{PODS}/{holder}", _is_ready, _LEADING_SECONDS)
+        await admin.wait_for(f"{PODS}/{holder}", is_ready, _LEADING_SECONDS)
         return holder
-
-    def page(self, path: str = "/metrics") -> str:
-        """Return a page of the operator's Service, by way of the API server."""
-        return self.cluster.kubectl(
-            "get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/services/{RELEASE}:http/proxy{path}")
 
     def page_of(self, pod: str, path: str = "/metrics") -> str:
         """Return a page of one replica."""
@@ -140,11 +136,6 @@ def _on_workers() -> JsonObject:
 def _holder(lease: JsonObject | None) -> str:
     """Return the pod that a lease names."""
     return str(((lease or {}).get("spec") or {}).get("holderIdentity") or "").partition("_")[0]
-
-
-def _is_ready(found: JsonObject | None) -> bool:
-    conditions = (found or {}).get("status", {}).get("conditions") or []
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def _new_key() -> str:

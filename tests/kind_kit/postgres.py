@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 
+from cluster_kit.pods import is_ready
 from devcluster.client import JsonObject, KubeClient
 from kind.archives import Image, write_archive
 from kind.cluster import KindCluster
@@ -63,7 +64,7 @@ class Postgres:
         image = load_image(self._cluster)
         for manifest in _manifests(image, self._node):
             await admin.apply(manifest)
-        await admin.wait_for(f"/api/v1/namespaces/{NAMESPACE}/pods/postgres", _is_ready, 120)
+        await admin.wait_for(f"/api/v1/namespaces/{NAMESPACE}/pods/postgres", is_ready, 120)
         await self._answers(admin)
 
     async def _answers(self, admin: KubeClient) -> None:
@@ -87,11 +88,6 @@ class Postgres:
     def node(self) -> str:
         """The node it runs on."""
         return self._node
-
-
-def _is_ready(found: JsonObject | None) -> bool:
-    conditions = (found or {}).get("status", {}).get("conditions") or []
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def _manifests(image: str, node: str) -> list[JsonObject]:

@@ -5,6 +5,7 @@ import tempfile
 import urllib.parse
 from pathlib import Path
 
+from cluster_kit.pods import is_ready
 from devcluster.client import JsonObject, KubeClient
 from kind.archives import Image, write_archive
 from kind.cluster import KindCluster
@@ -39,7 +40,7 @@ class Prometheus:
             self._cluster.load_archive(archive, nodes=[self._node])
         for manifest in _manifests(image, self._node):
             await admin.apply(manifest)
-        await admin.wait_for(f"/api/v1/namespaces/{NAMESPACE}/pods/prometheus", _is_ready, 120)
+        await admin.wait_for(f"/api/v1/namespaces/{NAMESPACE}/pods/prometheus", is_ready, 120)
 
     def ask(self, query: str) -> float | None:
         """Return the one value of a query; None where there is none."""
@@ -47,11 +48,6 @@ class Prometheus:
         answer = self._cluster.kubectl("get", "--raw", f"{path}?{urllib.parse.urlencode({'query': query})}")
         found = json.loads(answer)["data"]["result"]
         return float(found[0]["value"][1]) if found else None
-
-
-def _is_ready(found: JsonObject | None) -> bool:
-    conditions = (found or {}).get("status", {}).get("conditions") or []
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def _manifests(image: str, node: str) -> list[JsonObject]:
