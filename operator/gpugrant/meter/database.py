@@ -47,9 +47,14 @@ def check_shape(connection: Connection) -> None:
     if not revision:
         raise NoLedgerError(f"there is no ledger in this database: check {_NAMED_BY}")
     if revision not in known_revisions():
-        raise NoLedgerError(
-            f"the ledger has the shape {revision}, which a newer gpugrant gave it: use that version or a later one"
-        )
+        raise newer_shape(revision)
+
+
+def newer_shape(revision: str) -> NoLedgerError:
+    """Return what to say of a ledger whose shape this version does not know."""
+    return NoLedgerError(
+        f"the ledger has the shape {revision}, which a newer gpugrant gave it: use that version or a later one"
+    )
 
 
 def writing_engine(url: str, lock_wait: float) -> Engine:

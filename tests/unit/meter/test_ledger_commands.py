@@ -1,6 +1,7 @@
 """gpugrant ledger verify, backup, restore, show: on real ledgers, both stores."""
 
 import gzip
+import hashlib
 import json
 
 import pytest
@@ -183,6 +184,19 @@ def test_a_damaged_backup_is_refused_and_nothing_is_written(store, url, tmp_path
     with engine.begin() as connection:
         assert connection.execute(text("SELECT count(*) FROM sqlite_master")).scalar() == 0
     engine.dispose()
+
+
+def test_a_backup_of_a_newer_version_is_refused_with_what_to_do(store, url, tmp_path):
+    file, other = tmp_path / "backup.gz", tmp_path / "other.db"
+    assert run("backup", "--ledger", url, file).exit_code == 0
+    lines = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
+    lines[0] = json.dumps({**json.loads(lines[0]), "revision": "0999"}).encode() + b"\n"
+    digest = hashlib.sha256(b"".join(lines[:-1])).hexdigest()
+    lines[-1] = json.dumps({**json.loads(lines[-1]), "sha256": digest}).encode() + b"\n"
+    file.write_bytes(gzip.compress(b"".join(lines)))
+    found = run("restore", "--ledger", f"sqlite:///{other}", file)
+    assert (found.exit_code, "the shape 0999, which a newer gpugrant gave it" in found.stderr) == (1, True), found
+    assert run("show", "--ledger", f"sqlite:///{other}").exit_code == 1, "and nothing was written"
 
 
 def test_a_ledger_is_never_restored_over(store, url, tmp_path):

@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy import create_engine, inspect, text
 
-from gpugrant.meter.facts import Aspect, Condition, Health
+from gpugrant.meter.facts import Aspect, Condition, Health, SettingsVersion
 from gpugrant.meter.migrations import revision_of, upgrade
-from gpugrant.meter.store import Store
+from gpugrant.meter.store import Store, StoreAwayError
 from gpugrant.meter.verify import verify_ledger
 from meter_kit import DECEMBER, NOVEMBER, a_server, an_account, ended
 
@@ -167,3 +167,22 @@ def test_its_days_are_what_its_rows_say(old_ledger):
     assert [one.difference for one in account.identities] == [0, 0]
     assert store._read(lambda connection: list(verify_ledger(connection))) == []
     store.close()
+
+
+def test_a_ledger_that_a_newer_version_has_shaped_is_left_alone_and_says_what_to_do(url):
+    store = Store(url, now=lambda: T)
+    store.open()
+    store.commit([SettingsVersion("a" * 64, T, "whatever the newer one makes of it")])
+    store.close()
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0999'"))
+    older = Store(url)
+    with pytest.raises(StoreAwayError, match="the shape 0999, which a newer gpugrant gave it: use that version"):
+        older.open()
+    assert not older.is_open
+    assert older.newest_settings() == ""
+    older.close()
+    with engine.begin() as connection:
+        assert revision_of(connection) == "0999"
+    engine.dispose()
