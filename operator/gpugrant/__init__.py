@@ -1,3 +1,3 @@
 """gpugrant: GPU-as-a-service on Kubernetes, as dated grants that are enforced and accounted."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -13,7 +13,8 @@ from kind.binaries import helm as find_helm
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "gpugrant"
 CRDS_CHART = ROOT / "charts" / "gpugrant-crds"
-PREVIOUS = ROOT / "tests" / "chart" / "previous" / "gpugrant-0.1.0.tgz"
+_RELEASED = ROOT / "tests" / "released" / "0.1.0"
+PREVIOUS, PREVIOUS_CRDS = _RELEASED / "gpugrant-0.2.0.tgz", _RELEASED / "gpugrant-crds-0.2.0.tgz"
 VALUES = ROOT / "tests" / "chart" / "values"
 NAMESPACE = "gpugrant-system"
 

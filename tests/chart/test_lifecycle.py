@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chart.helm import CHART, CRDS_CHART, NAMESPACE, PREVIOUS, VALUES, Helm, HelmFailed
+from chart.helm import CHART, CRDS_CHART, NAMESPACE, PREVIOUS, PREVIOUS_CRDS, VALUES, Helm, HelmFailed
 from chart.lives import (
     ADMISSION,
     ATOM,
@@ -97,7 +97,7 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
     site, operator = Site(admin), OperatorProcess(plane, tmp_path)
     tenant, own = await site.tenant_namespace(), await site.provider_namespace("cloud")
     async with Doorkeeper(admin, tenant) as door:
-        await run(helm, "install", "gpugrant-crds", CRDS_CHART)
+        await run(helm, "install", "gpugrant-crds", PREVIOUS_CRDS)
         await run(helm, "install", "gpugrant", PREVIOUS, "--set", "manageSettings=false")
         await apply_settings(admin, SETTINGS)
         await wait_until_walls_stand(admin)
@@ -109,14 +109,15 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
         before = await there.look(admin)
 
         async with keeps_watching(admin, f"{ADMISSION}/mutatingadmissionpolicies", "gpugrant-gate") as versions:
+            await run(helm, "upgrade", "gpugrant-crds", CRDS_CHART)
             await run(helm, "upgrade", "gpugrant", CHART, "--reuse-values")
-            assert _chart(await admin.get(_DEPLOYMENT)) == "gpugrant-0.2.0"
+            assert _chart(await admin.get(_DEPLOYMENT)) == "gpugrant-0.3.0"
         assert all(ATOM in resources_of(each) for each in versions), "the gate was open for a resource in use"
         assert all("monitoring" in exempt_of(each) for each in versions), "an exempt namespace was not"
         assert await there.look(admin) == before
 
         await run(helm, "rollback", "gpugrant", "1")
-        assert _chart(await admin.get(_DEPLOYMENT)) == "gpugrant-0.1.0"
+        assert _chart(await admin.get(_DEPLOYMENT)) == "gpugrant-0.2.0"
         await operator.restart()  # as the Deployment's pod is
         await until_gated(admin, tenant, ATOM)
         assert await there.look(admin) == before

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from chart.helm import CHART, CRDS_CHART, NAMESPACE, PREVIOUS, ROOT, VALUES, Helm, HelmFailed, the
+import gpugrant
+from chart.helm import CHART, CRDS_CHART, NAMESPACE, PREVIOUS, PREVIOUS_CRDS, ROOT, VALUES, Helm, HelmFailed, the
 from devcluster.client import load_manifests
 from devcluster.install import CRDS, MANIFESTS
 from gpugrant.act.policies import exempt_of, resources_of
@@ -55,12 +56,24 @@ def test_a_packaged_chart_has_in_it_what_the_folder_has(offline: Helm, chart: Pa
     assert offline.template(package) == offline.template(chart)
 
 
-def test_the_versions_go_together_and_the_previous_one_is_older() -> None:
+def test_the_versions_go_together_and_the_previous_one_is_older(offline: Helm) -> None:
     charts = [yaml.safe_load((chart / "Chart.yaml").read_text()) for chart in (CHART, CRDS_CHART)]
     assert charts[0]["version"] == charts[1]["version"]
-    assert charts[0]["appVersion"] == charts[1]["appVersion"]
-    assert f"version = \"{charts[0]['appVersion']}\"" in (ROOT / "pyproject.toml").read_text()
-    assert charts[0]["version"] not in PREVIOUS.name
+    version = charts[0]["appVersion"]
+    assert version == charts[1]["appVersion"] == gpugrant.__version__
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    plugin = (ROOT / "hack" / "deviceplugin" / "manifests" / "deviceplugin.yaml").read_text()
+    assert f"image: localhost/gpugrant/deviceplugin:{version}\n" in plugin
+    for now, before in zip(charts, (PREVIOUS, PREVIOUS_CRDS), strict=True):
+        shown = yaml.safe_load(offline.run("show", "chart", before))
+        assert shown["name"] == now["name"]
+        assert _parts(shown["version"]) < _parts(now["version"])
+        assert _parts(shown["appVersion"]) < _parts(now["appVersion"])
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 # -- the stores ------------------------------------------------------------------------------------------
