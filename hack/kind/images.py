@@ -1,10 +1,11 @@
-"""The operator's image, and the base it stands on where no image registry is.
+"""The operator's image, of this checkout or of a release, and the base it stands on where no image registry is.
 
 The base is Debian's Python with what it links to and nothing else: no shell, no package manager. Tests use it for
 workloads too. All wheels are fetched by this machine's pip, checked against requirements.txt, so that the build
 itself needs no network.
 """
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -80,15 +81,40 @@ def build_operator(engine: Engine, given_base: str = "") -> str:
     return build(engine, "operator", _OPERATOR / "Dockerfile", ROOT / "requirements.txt", _put_own_wheel, given_base)
 
 
-def build(engine: Engine, title: str, dockerfile: Path, requirements: Path, put_own: Callable[[Path], None],
-          given_base: str = "") -> str:
-    """Build one image of ours and return its name. Raises BuildFailed, EngineFailed.
+def build_released(engine: Engine, release: Path) -> str:
+    """Build the operator's image of a release, where the engine lacks it, and return its name.
 
-    Its context holds requirements.txt, wheels/ with all that this names, and what ``put_own`` puts there.
+    The folder ``release`` has its wheel and its requirements.txt. Its digest is in the tag: a tag of the version alone
+    may be what a checkout made of itself before that release. Raises BuildFailed, EngineFailed.
+    """
+    (wheel,) = release.glob("*.whl")
+    tag = f"{wheel.name.split('-')[1]}-{hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]}"
+    name = _name("operator", tag)
+    if engine.has_image(name):
+        return name
+
+    def put_wheel(context: Path) -> None:
+        (context / "own").mkdir()
+        shutil.copy(wheel, context / "own")
+
+    return build(engine, "operator", _OPERATOR / "Dockerfile", release / "requirements.txt", put_wheel, tag=tag)
+
+
+def _name(title: str, tag: str) -> str:
+    return f"localhost/gpugrant/{title}:{tag}"
+
+
+def build(engine: Engine, title: str, dockerfile: Path, requirements: Path, put_own: Callable[[Path], None],
+          given_base: str = "", tag: str = "") -> str:
+    """Build one image of ours and return its name; its tag is this checkout's version if none is given.
+
+    Its context holds requirements.txt, wheels/ with all that this names, and what ``put_own`` puts there. Raises
+    BuildFailed, EngineFailed.
     """
     started = time.monotonic()
     base = Base(given_base, given_base) if given_base else find_or_make_base(engine)
-    name = f"localhost/gpugrant/{title}:{version()}"
+    tag = tag or version()
+    name = _name(title, tag)
     with tempfile.TemporaryDirectory(prefix=f"gpugrant-{title}-") as folder:
         context = Path(folder)
         shutil.copy(dockerfile, context / "Dockerfile")
@@ -96,7 +122,7 @@ def build(engine: Engine, title: str, dockerfile: Path, requirements: Path, put_
         put_own(context)
         _download_wheels(requirements, context / "wheels", _python_of(engine, base.builds))
         former = engine.image_id(name)
-        arguments = {"BASE": base.runs, "BUILDER": base.builds, "VERSION": version()}
+        arguments = {"BASE": base.runs, "BUILDER": base.builds, "VERSION": tag}
         engine.run(
             "build", "--network", "none", "--tag", name,
             *(word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")), str(context))

@@ -7,7 +7,18 @@ import pytest
 import yaml
 
 import gpugrant
-from chart.helm import CHART, CRDS_CHART, NAMESPACE, PREVIOUS, PREVIOUS_CRDS, ROOT, VALUES, Helm, HelmFailed, the
+from chart.helm import (
+    CHART,
+    CRDS_CHART,
+    NAMESPACE,
+    PREVIOUS,
+    PREVIOUS_CRDS,
+    ROOT,
+    VALUES,
+    Helm,
+    HelmFailed,
+    the,
+)
 from devcluster.client import load_manifests
 from devcluster.install import CRDS, MANIFESTS
 from gpugrant.act.policies import exempt_of, resources_of

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,39 @@ _TIMEOUT = "180s"
 _LEADING_SECONDS = 60.0
 
 
+@dataclass(frozen=True)
+class Version:
+    """What one version is installed from: two charts, and an image (name:tag) where not the one that they name."""
+
+    chart: Path
+    crds: Path
+    image: str = ""
+
+    def values(self) -> JsonObject:
+        """Return the values that name the image."""
+        repository, _, tag = self.image.rpartition(":")
+        return {"image": {"repository": repository, "tag": tag}} if self.image else {}
+
+
+TODAYS = Version(CHARTS / RELEASE, CHARTS / CRDS)
+
+
+def released(folder: Path, image: str) -> Version:
+    """Return a version that was released, as a folder of tests/released has it."""
+    (chart,), (crds,) = folder.glob(f"{RELEASE}-[0-9]*.tgz"), folder.glob(f"{CRDS}-*.tgz")
+    return Version(chart, crds, image)
+
+
 class Platform:
     """A cluster with a database, and what helm does to it."""
 
-    def __init__(self, cluster: KindCluster, postgres: Postgres, settings: JsonObject) -> None:
+    def __init__(
+        self, cluster: KindCluster, postgres: Postgres, settings: JsonObject, version: Version = TODAYS
+    ) -> None:
         self.cluster = cluster
         self.postgres = postgres
         self.settings = settings
+        self.version = version
 
     # -- helm ------------------------------------------------------------------------------------------
 
@@ -56,6 +83,7 @@ class Platform:
             # Workers are GPU servers here, and tests switch off the one that the leader is on.
             "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
             "affinity": _on_workers(),
+            **self.version.values(),
             **more,
         }
 
@@ -64,16 +92,29 @@ class Platform:
         with tempfile.TemporaryDirectory(prefix="gpugrant-values-") as folder:
             values = Path(folder) / "values.yaml"
             values.write_text(yaml.safe_dump(self.values(**more)))
-            return self.helm(verb, RELEASE, str(CHARTS / RELEASE), "--namespace", NAMESPACE, "--values", str(values),
-                             "--wait", "--timeout", _TIMEOUT, *arguments)
+            return self.helm(verb, RELEASE, str(self.version.chart), "--namespace", NAMESPACE,
+                             "--values", str(values), "--wait", "--timeout", _TIMEOUT, *arguments)
 
     async def install(self, admin: KubeClient) -> None:
         """Install both charts, after what they ask for: the namespace, the Secrets, the volume."""
-        await asyncio.to_thread(self.helm, "upgrade", "--install", CRDS, str(CHARTS / CRDS), "--wait")
+        await asyncio.to_thread(self.helm, "upgrade", "--install", CRDS, str(self.version.crds), "--wait")
         for manifest in self._before():
             await admin.apply(manifest)
         await asyncio.to_thread(self.release, "upgrade", "--install")
         await self.leader(admin)
+
+    async def upgrade(self, admin: KubeClient, version: Version) -> None:
+        """Bring the kinds, then the operator, to another version; wait until a replica of that leads."""
+        before = frozenset(pod["metadata"]["name"] for pod in await self.replicas(admin))
+        self.version = version
+        await asyncio.to_thread(self.helm, "upgrade", CRDS, str(version.crds), "--wait")
+        await asyncio.to_thread(self.release, "upgrade")
+        await self.leader(admin, other_than=before)
+
+    def uninstall(self) -> str:
+        """Run `helm uninstall` of the operator's chart, if it is installed; return what it prints."""
+        return self.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found", "--wait",
+                         "--timeout", _TIMEOUT)
 
     def _before(self) -> list[JsonObject]:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -96,11 +137,18 @@ class Platform:
 
     # -- the operator ----------------------------------------------------------------------------------
 
-    async def leader(self, admin: KubeClient, *, other_than: str = "") -> str:
-        """Wait until one of the replicas leads, another one than ``other_than``; return its pod's name."""
+    async def replicas(self, admin: KubeClient) -> list[JsonObject]:
+        """Return the operator's pods, but for those that go."""
+        listed = await admin.list(PODS, labelSelector=f"app.kubernetes.io/name={RELEASE}")
+        return [pod for pod in listed if not pod["metadata"].get("deletionTimestamp")]
+
+    async def leader(self, admin: KubeClient, *, other_than: str | frozenset[str] = "") -> str:
+        """Wait until one of the replicas leads, none of ``other_than``; return its pod's name."""
+        others = frozenset((other_than,)) if isinstance(other_than, str) else other_than
+
         def leads(seen: JsonObject | None) -> bool:
             holder = _holder(seen)
-            return bool(holder) and holder != other_than
+            return bool(holder) and holder not in others
 
         lease = await admin.wait_for(LEASE_PATH, leads, _LEADING_SECONDS)
         holder = _holder(lease)
@@ -119,6 +167,14 @@ class Platform:
             for sample in family.samples
             if sample.name == metric and labels.items() <= sample.labels.items()
         }
+
+
+def ours(found: JsonObject) -> list[str]:
+    """Return what of ours is on an object."""
+    metadata, spec = found["metadata"], found.get("spec", {})
+    marks = [*(metadata.get("labels") or {}), *(metadata.get("annotations") or {}), *(metadata.get("finalizers") or [])]
+    marks += [taint["key"] for taint in spec.get("taints") or ()]
+    return [mark for mark in marks if "gpugrant.io" in mark]
 
 
 def _on_workers() -> JsonObject:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.sql import SQL, Identifier
 
 from cluster_kit.pods import is_ready
 from devcluster.client import JsonObject, KubeClient
@@ -19,7 +20,7 @@ NODE_PORT = 30432
 _USER = 65531  # initdb wants one with a name
 _NAMED = f'echo ledger:x:{_USER}:{_USER}::/tmp:/bin/sh >> "$1/etc/passwd"'
 _ROOT = RootFileSystem("postgres", ("postgresql",), (_NAMED,))
-_URL = "postgresql+psycopg://ledger@{host}:{port}/ledger"
+_URL = "postgresql+psycopg://ledger@{host}:{port}/{database}"
 _START = """
 set -e
 bin=$(echo /usr/lib/postgresql/*/bin)
@@ -27,9 +28,6 @@ if [ ! -e /data/pg/PG_VERSION ]; then
   "$bin/initdb" -D /data/pg -U ledger -A trust -E UTF8 --locale=C --no-sync
   echo 'host all all all trust' >> /data/pg/pg_hba.conf
 fi
-"$bin/pg_ctl" -D /data/pg -o "-c listen_addresses= -c unix_socket_directories=/tmp" -w start
-"$bin/psql" -h /tmp -U ledger -d postgres -c 'CREATE DATABASE ledger' || true
-"$bin/pg_ctl" -D /data/pg -w stop
 exec "$bin/postgres" -D /data/pg -c listen_addresses='*' -c unix_socket_directories=/tmp -c max_connections=60
 """
 
@@ -51,21 +49,25 @@ def control_plane_of(cluster: KindCluster) -> str:
 
 
 class Postgres:
-    """The server, and how pods and this process reach it."""
+    """The server, which a cluster has one of, a database in it, and how pods and this process reach that."""
 
-    def __init__(self, cluster: KindCluster) -> None:
+    def __init__(self, cluster: KindCluster, database: str = "ledger") -> None:
         self._node = control_plane_of(cluster)
         self._cluster = cluster
+        self._database = database
         self._address = ""
-        self.url = _URL.format(host=f"postgres.{NAMESPACE}.svc.cluster.local", port=PORT)
+        self.url = _URL.format(host=f"postgres.{NAMESPACE}.svc.cluster.local", port=PORT, database=database)
 
     async def start(self, admin: KubeClient) -> None:
-        """Start it and wait until it answers."""
+        """Start it, if it does not run, wait until it answers, and make the database, if it is not there."""
         image = load_image(self._cluster)
         for manifest in _manifests(image, self._node):
             await admin.apply(manifest)
         await admin.wait_for(f"/api/v1/namespaces/{NAMESPACE}/pods/postgres", is_ready, 120)
         await self._answers(admin)
+        with self._connect("postgres") as connection:
+            if not connection.execute("select 1 from pg_database where datname = %s", (self._database,)).fetchall():
+                connection.execute(SQL("create database {}").format(Identifier(self._database)))
 
     async def _answers(self, admin: KubeClient) -> None:
         """Wait until the node's port leads to it: a moment after the pod is ready, and nobody says when."""
@@ -74,15 +76,23 @@ class Postgres:
         async with asyncio.timeout(30):
             while True:
                 try:
-                    self.connect().close()
+                    self._connect("postgres").close()
                     return
                 except psycopg.OperationalError:
                     await asyncio.sleep(0.2)
 
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         """Connect to the ledger's database from outside, through the node's port."""
-        where = f"host={self._address} port={NODE_PORT} user=ledger dbname=ledger"
+        return self._connect(self._database)
+
+    def _connect(self, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+        where = f"host={self._address} port={NODE_PORT} user=ledger dbname={database}"
         return psycopg.connect(where, autocommit=True, connect_timeout=5)
+
+    @property
+    def outside(self) -> str:
+        """The ledger's URL for a command that runs here."""
+        return _URL.format(host=self._address, port=NODE_PORT, database=self._database)
 
     @property
     def node(self) -> str:

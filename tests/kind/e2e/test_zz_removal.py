@@ -4,8 +4,7 @@ import asyncio
 import json
 
 from cluster_kit.site import is_running
-from devcluster.client import JsonObject
-from kind_kit.platform import NAMESPACE, PODS, RELEASE, Platform
+from kind_kit.platform import NAMESPACE, PODS, RELEASE, Platform, ours
 from kind_kit.servers import SEATS, Servers
 from kind_kit.site import KindSite
 
@@ -18,14 +17,6 @@ async def replicas(site: KindSite) -> set[str]:
     """Return the uids of the operator's pods."""
     listed = await site.admin.list(PODS, labelSelector=f"app.kubernetes.io/name={RELEASE}")
     return {pod["metadata"]["uid"] for pod in listed if not pod["metadata"].get("deletionTimestamp")}
-
-
-def ours(found: JsonObject) -> list[str]:
-    """Return what of ours is on an object."""
-    metadata, spec = found["metadata"], found.get("spec", {})
-    marks = [*(metadata.get("labels") or {}), *(metadata.get("annotations") or {}), *(metadata.get("finalizers") or [])]
-    marks += [taint["key"] for taint in spec.get("taints") or ()]
-    return [mark for mark in marks if "gpugrant.io" in mark]
 
 
 async def test_an_upgrade_a_rollback_and_the_end(
