@@ -268,6 +268,24 @@ async def test_a_store_that_is_away_at_the_start_delays_only_the_writing(bench):
     assert (bench.recorded, meter.health().ready) == (["a"], True)
 
 
+async def test_a_ledger_that_a_newer_version_has_shaped_delays_only_the_writing(bench):
+    def reshape(revision):
+        with sqlite3.connect(bench.folder / "ledger.db") as connection:
+            [(was,)] = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+            connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        return was
+
+    await (await bench.start()).stop()
+    known = reshape("0999")
+    meter = await bench.start()
+    meter.observe_pod(finished())
+    assert (meter.health().ready, bench.recorded) == (False, [])
+    assert "the ledger is away: the ledger has the shape 0999" in meter.health().detail
+    reshape(known)
+    await meter.drained()
+    assert (bench.recorded, meter.health().ready) == (["a"], True)
+
+
 async def test_grace_is_counted_apart_from_the_end_of_the_term_on(bench):
     meter = await bench.start()
     meter.observe_terms(GrantTerms("uid-of-pretrain", "hangang-lm", "pretrain", T - 100, T + 50))
