@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,18 @@ class Platform:
 
     async def upgrade(self, admin: KubeClient, version: Version) -> None:
         """Bring the kinds, then the operator, to another version; wait until a replica of that leads."""
-        before = frozenset(pod["metadata"]["name"] for pod in await self.replicas(admin))
         self.version = version
         await asyncio.to_thread(self.helm, "upgrade", CRDS, str(version.crds), "--wait")
-        await asyncio.to_thread(self.release, "upgrade")
+        await self._hand_over(admin, self.release, "upgrade")
+
+    async def roll_back(self, admin: KubeClient) -> None:
+        """Roll the operator, not the kinds, back to the revision before; wait until a replica of that leads."""
+        await self._hand_over(admin, self.helm, "rollback", RELEASE, "--namespace", NAMESPACE, "--wait",
+                              "--timeout", _TIMEOUT)
+
+    async def _hand_over(self, admin: KubeClient, change: Callable[..., str], *arguments: str) -> None:
+        before = frozenset(pod["metadata"]["name"] for pod in await self.replicas(admin))
+        await asyncio.to_thread(change, *arguments)
         await self.leader(admin, other_than=before)
 
     def uninstall(self) -> str:

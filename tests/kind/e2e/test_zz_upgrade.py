@@ -42,15 +42,13 @@ async def platform(
     kind_cluster: KindCluster, servers: Servers, operator_image: str, kind_admin: KubeClient
 ) -> Platform:
     """Install the release before, with a new ledger, in the place of what an earlier file may have left."""
-    before = await asyncio.to_thread(build_released, kind_cluster.engine, RELEASED)
-    for image in (before, operator_image):
-        await asyncio.to_thread(kind_cluster.load, image, nodes=servers.all)
+    image = await asyncio.to_thread(build_released, kind_cluster.engine, RELEASED)
+    await asyncio.to_thread(kind_cluster.load, image, operator_image, nodes=servers.all)
     postgres = Postgres(kind_cluster, f"upgrade_{uuid4().hex[:8]}")
     await postgres.start(kind_admin)
-    platform = Platform(kind_cluster, postgres, SETTINGS, released(RELEASED, before))
+    platform = Platform(kind_cluster, postgres, SETTINGS, released(RELEASED, image))
     await asyncio.to_thread(platform.uninstall)
     await platform.install(kind_admin)
-    assert await images(platform, kind_admin) == {before}
     return platform
 
 
@@ -101,11 +99,20 @@ async def test_what_runs_under_the_release_before_runs_on_and_its_accounts_go_on
         before = rows(ledger)
         assert len(before) == 2
 
+        async def nothing_has_changed(image: str) -> None:
+            assert await images(platform, admin) == {image}
+            assert life(await admin.get(running)) == life(pod)
+            assert rows(ledger) == before, "one row of what ended, and one hold that goes on"
+            await site.told_to_wait(waiting)
+
+        older = platform.version.image
+        await nothing_has_changed(older)
         await platform.upgrade(admin, TODAYS)
-        assert await images(platform, admin) == {operator_image}
-        assert life(await admin.get(running)) == life(pod)
-        assert rows(ledger) == before, "one row of what ended, and one hold that goes on"
-        await site.told_to_wait(waiting)
+        await nothing_has_changed(operator_image)
+        await platform.roll_back(admin)
+        await nothing_has_changed(older)
+        await platform.upgrade(admin, TODAYS)
+        await nothing_has_changed(operator_image)
 
         await admin.delete(running)
         await admin.wait_for(waiting, has_succeeded, SLOW)
@@ -114,16 +121,18 @@ async def test_what_runs_under_the_release_before_runs_on_and_its_accounts_go_on
     expected = holds_of(witness)
     assert len(expected) == 3
     assert await booked(ledger, expected) == expected
-
-    # What the release before has counted is in the sum that this one shows.
-    used = sum(gpus * (until - since) for gpus, since, until in expected.values())
-    seen = await admin.wait_for(grant.path, lambda one: usage(one) == (0, used), SLOW)
-    assert (reason(seen, "Ready"), seen["status"]["allocation"]) == ("Active", allocated)
-    for path in (pool.path, tenant.quota_path):
-        assert condition(await admin.get(path), "Ready")["status"] == "True"
     command = [sys.executable, "-m", "gpugrant", "ledger", "verify", "--ledger", platform.postgres.outside]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+    # What the release before has counted is in what this one shows.
+    leader = await platform.leader(admin)
+    shown = platform.samples(leader, "gpugrant_gpu_seconds_total", grant=grant.name, condition="Used")
+    assert sum(shown.values()) == sum(gpus * (until - since) for gpus, since, until in expected.values())
+    seen = await admin.wait_for(grant.path, lambda one: one and one["status"]["usage"]["held"] == 0, SLOW)
+    assert (reason(seen, "Ready"), seen["status"]["allocation"]) == ("Active", allocated)
+    for path in (pool.path, tenant.quota_path):
+        assert condition(await admin.get(path), "Ready")["status"] == "True"
 
     await asyncio.to_thread(platform.uninstall)
     engineers = {names.PROVIDER_LABEL, names.FABRIC_LABEL}
@@ -135,9 +144,3 @@ async def test_what_runs_under_the_release_before_runs_on_and_its_accounts_go_on
 
 def has_succeeded(pod: JsonObject | None) -> bool:
     return (pod or {}).get("status", {}).get("phase") == "Succeeded"
-
-
-def usage(grant: JsonObject | None) -> tuple[int, int]:
-    """Return GPUs held and GPU-seconds used, as the grant's status has them."""
-    found = (grant or {}).get("status", {}).get("usage") or {}
-    return found.get("held", -1), found.get("gpuSeconds", -1)
