@@ -147,8 +147,8 @@ class Platform:
     # -- the operator ----------------------------------------------------------------------------------
 
     async def replicas(self, admin: KubeClient) -> list[JsonObject]:
-        """Return the operator's pods, but for those that go."""
-        listed = await admin.list(PODS, labelSelector=f"app.kubernetes.io/name={RELEASE}")
+        """Return the operator's pods, but for those that go, and that of the Job which uninstalls."""
+        listed = await admin.list(PODS, labelSelector="app.kubernetes.io/component=operator")
         return [pod for pod in listed if not pod["metadata"].get("deletionTimestamp")]
 
     async def leader(self, admin: KubeClient, *, other_than: str | frozenset[str] = "") -> str:
