@@ -19,9 +19,10 @@ def never_fits(world: World, state: GrantState, pods: list[Pod], resource: str) 
     whole = f"gang of {len(pods)} pods ({gpus})" if len(pods) > 1 else f"a pod of {gpus}"
     name, kind = state.grant.name, state.line[1]
     if sum(seats) > state.seats:
-        return _never(reasons.TOO_LARGE, f"{whole} can never fit grant {name} ({reasons.counted(state.seats, 'GPU')}, {kind})")
+        granted = reasons.counted(state.seats, "GPU")
+        return _never(reasons.TOO_LARGE, f"{whole} can never fit grant {name} ({granted}, {kind})")
     if max(seats) > size:
-        return _never(reasons.TOO_LARGE, f"a pod of {reasons.counted(max(seats), 'GPU')} can never fit a server of {size}")
+        return _never(reasons.TOO_LARGE, f"a pod of {max(seats)} GPUs can never fit a server of {size}")
     servers = _servers(world, state)
     matching = {shape: _matching(shape, servers, resource) for shape in {p.shape for p in pods}}
     if not all(matching.values()):
