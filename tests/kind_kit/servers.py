@@ -1,5 +1,6 @@
 """Workers as GPU servers: the fake device plugin on each, told to fail, and what it wrote down."""
 
+import asyncio
 import json
 from datetime import datetime
 from typing import Any
@@ -30,16 +31,19 @@ class Servers:
     async def start(self, admin: KubeClient) -> None:
         """Give every worker eight B200, and wait until its kubelet offers them."""
         self._cluster.load(build_plugin(self._cluster.engine), nodes=self.all)
-        labels = {"fake-gpu/profile": "b200", names.PROVIDER_LABEL: PROVIDER, names.FABRIC_LABEL: FABRIC}
-        for node in self.all:
-            await admin.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": labels}})
         # Pods without GPUs need a node that is no GPU server.
         control_plane = next(node for node in self._cluster.nodes() if node not in self.all)
         await admin.patch(f"/api/v1/nodes/{control_plane}", {"spec": {"taints": None}})
         for manifest in yaml.safe_load_all(_MANIFEST.read_text()):
             await admin.apply(manifest)
-        for node in self.all:
-            await self.offers(admin, node, SEATS)
+        await asyncio.gather(*(self.equip(admin, node) for node in self.all))
+
+    async def equip(self, admin: KubeClient, node: str) -> None:
+        """Make a node a GPU server, once its kubelet has registered it; wait until it offers what it has."""
+        await admin.wait_for(f"/api/v1/nodes/{node}", lambda seen: seen is not None, 60)
+        labels = {"fake-gpu/profile": "b200", names.PROVIDER_LABEL: PROVIDER, names.FABRIC_LABEL: FABRIC}
+        await admin.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": labels}})
+        await self.offers(admin, node, SEATS, 90)
 
     async def offers(self, admin: KubeClient, node: str, gpus: int, seconds: float = 60) -> JsonObject:
         """Wait until a node's allocatable says so many GPUs."""

@@ -118,11 +118,12 @@ def judge(api: Api, attempt: Attempt) -> None:
 
 def _send(api: Api, change: Change, pod: Json) -> Answer:
     path = (change.path or pod_path(pod) + change.subresource) + change.query
-    if callable(change.body):
-        body = change.body(api.as_user(None).get(pod_path(pod)))
-    else:
-        body = change.body
-    return api.send(change.method, path, body, change.content_type)
+    if not callable(change.body):
+        return api.send(change.method, path, change.body, change.content_type)
+    while True:
+        answer = api.send(change.method, path, change.body(api.as_user(None).get(pod_path(pod))), change.content_type)
+        if "the object has been modified" not in answer.message:  # by an operator at work: read it anew, as one does
+            return answer
 
 
 def _conclude(api: Api, attempt: Attempt, answer: Answer, before: Json, after: Json) -> None:

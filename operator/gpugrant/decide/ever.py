@@ -15,12 +15,12 @@ def never_fits(world: World, state: GrantState, pods: list[Pod], resource: str) 
     """Return what stands in the way for good, None where the pods would fit empty servers."""
     size = world.pools[state.pool].size
     seats = [p.shape.amount(resource) for p in pods]
-    whole = (
-        f"gang of {len(pods)} pods ({sum(seats)} GPUs)" if len(pods) > 1 else f"a pod of {sum(seats)} GPUs"
-    )
+    gpus = reasons.counted(sum(seats), "GPU")
+    whole = f"gang of {len(pods)} pods ({gpus})" if len(pods) > 1 else f"a pod of {gpus}"
     name, kind = state.grant.name, state.line[1]
     if sum(seats) > state.seats:
-        return _never(reasons.TOO_LARGE, f"{whole} can never fit grant {name} ({state.seats} GPUs, {kind})")
+        granted = reasons.counted(state.seats, "GPU")
+        return _never(reasons.TOO_LARGE, f"{whole} can never fit grant {name} ({granted}, {kind})")
     if max(seats) > size:
         return _never(reasons.TOO_LARGE, f"a pod of {max(seats)} GPUs can never fit a server of {size}")
     servers = _servers(world, state)

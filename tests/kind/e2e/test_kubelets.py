@@ -14,7 +14,7 @@ from cluster_kit.site import Grant, Pool, Tenant, seconds_of
 from devcluster.client import JsonObject
 from gpugrant import names
 from kind_kit.platform import Platform
-from kind_kit.servers import SEATS, Servers
+from kind_kit.servers import GPU, SEATS, Servers
 from kind_kit.site import KindSite
 
 from .ledger import Ledger, booked, row_of
@@ -134,6 +134,24 @@ async def test_a_pod_that_the_kubelet_refuses_holds_nothing(
     assert (phase(pod), pod["status"]["reason"]) == ("Failed", "UnexpectedAdmissionError")
     seats, start, end = await row_of(ledger, pod["metadata"]["uid"])
     assert (seats, end) == (2, start), "it held nothing"
+
+
+async def test_a_pod_for_which_the_server_is_out_of_something_holds_nothing(
+    site: KindSite, lab: Lab, ledger: Ledger
+) -> None:
+    """Somebody else's scheduler binds it all the same, and the kubelet refuses it."""
+    path = await site.runs(lab.tenant, None, container={
+        "resources": {"limits": {GPU: "1", "ephemeral-storage": "1Pi"}}})
+    await site.admin.wait_for(path, lambda pod: condition(pod, "PodScheduled").get("reason") == "Unschedulable", SLOW)
+    namespace, name = lab.tenant.namespace, path.rpartition("/")[2]
+    async with site.admin.as_user("system:kube-scheduler") as scheduler:
+        await scheduler.send("POST", f"{path}/binding", {
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name, "namespace": namespace},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": lab.pool.servers[0]}})
+    pod = await site.admin.wait_for(path, ended, SLOW)
+    assert (phase(pod), pod["status"]["reason"]) == ("Failed", "OutOfephemeral-storage")
+    seats, start, end = await row_of(ledger, pod["metadata"]["uid"])
+    assert (seats, end) == (1, start), "it held nothing"
 
 
 async def test_a_pod_that_cannot_start_holds_what_it_keeps_from_others(

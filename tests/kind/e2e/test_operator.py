@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
+import csv
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,18 @@ from cluster_kit.pods import condition
 from cluster_kit.pressing import holds_of
 from cluster_kit.site import Grant, Tenant, seconds_of
 from cluster_kit.witness import Witness
+from devcluster.client import JsonObject
 from gpugrant.run.report_objects import PATH as REPORTS
 from kind_kit.platform import NAMESPACE, PODS, Platform
 from kind_kit.servers import SEATS, Servers
 from kind_kit.site import KindSite
 
 from .ledger import Ledger, booked
+from .test_users import ended
 
 MANY = 12
 SLOW = 90.0
+PERIOD = 60  # a month's length, as the settings of these tests say
 
 
 async def burst(site: KindSite, tenant: Tenant, count: int, seconds: float) -> list[str]:
@@ -117,29 +123,75 @@ async def test_a_server_that_goes_dark_with_the_leader_on_it_is_failed_and_comes
     assert rows == [(seconds_of(back), 1), (seconds_of(lost), 0)]
 
 
-async def test_a_month_closes_signed_and_an_officer_verifies_it(
+async def test_a_server_whose_object_is_deleted_is_failed_until_it_is_back(
+    site: KindSite, platform: Platform, servers: Servers, ledger: Ledger
+) -> None:
+    """Its kubelet goes on; Kubernetes ends the pods that it had, and the object comes when the kubelet starts anew."""
+    pool = await site.workers()
+    tenant = await site.tenant(pool)
+    grant = await site.grant(tenant, pool, SEATS * len(servers.all))
+    async with Witness(site.admin, frozenset({tenant.namespace}), {grant.uid: SEATS * len(servers.all)},
+                       dict.fromkeys(servers.all, SEATS)) as witness:
+        path = await site.runs(tenant, SEATS)
+        [pod] = await site.running(path, seconds=SLOW)
+        node = pod["spec"]["nodeName"]
+        deleted = int(time.time())
+        await site.admin.delete(f"/api/v1/nodes/{node}")
+        try:
+            await site.told(grant, "Degraded", "SeatsFailed", SLOW)
+            async with asyncio.timeout(2 * SLOW):
+                await witness.until_all_over()
+        finally:
+            await asyncio.to_thread(platform.cluster.run_in_node, node, "systemctl", "restart", "kubelet")
+            await servers.equip(site.admin, node)
+    back = await site.admin.get(f"/api/v1/nodes/{node}")
+    await site.told(grant, "Degraded", "AllHealthy", SLOW)
+    assert witness.breaches == []
+    expected = holds_of(witness)
+    assert len(expected) == 1
+    assert await booked(ledger, expected) == expected
+    query = "select since, value from health where server = %s and aspect = 'Present' order by id desc limit 2"
+    [(returned, one), (gone, zero)] = ledger.execute(query, (node,)).fetchall()
+    assert (one, zero) == (1, 0)
+    assert returned == seconds_of(back["metadata"]["creationTimestamp"])
+    assert deleted <= gone <= deleted + 2, "a watch tells of it within a moment"
+
+
+async def test_a_month_closes_signed_and_an_officer_finds_the_pod_in_it_and_verifies_it(
     site: KindSite, platform: Platform, tmp_path: Path
 ) -> None:
     pool = await site.workers()
     tenant = await site.tenant(pool)
-    await site.grant(tenant, pool, SEATS)
-    await site.running(await site.runs(tenant, SEATS), seconds=SLOW)
+    grant = await site.grant(tenant, pool, SEATS)
+    pod = await site.admin.wait_for(await site.runs(tenant, SEATS, 3), ended, SLOW)
+    start = seconds_of(condition(pod, "PodScheduled")["lastTransitionTime"])
+    [status] = pod["status"]["containerStatuses"]
+    end = seconds_of(status["state"]["terminated"]["finishedAt"])
 
     async with asyncio.timeout(4 * SLOW):
         while True:
-            closed = [one for one in await site.admin.list(REPORTS)
-                      if condition(one, "Closed").get("status") == "True"]
-            if closed:
+            months = [one for one in await site.admin.list(REPORTS) if start - PERIOD < begin_of(one) < end]
+            if months and all(condition(one, "Closed").get("status") == "True" for one in months):
                 break
             await asyncio.sleep(1)  # several objects: no one watch tells
-    name = closed[-1]["metadata"]["name"]
-    folder = platform.cluster.folder / "shared" / "reports" / name
     public = tmp_path / "key.pub"
     secret = await site.admin.get(f"/api/v1/namespaces/{NAMESPACE}/secrets/signing-key")
     public.write_bytes(_public(base64.b64decode(secret["data"]["signing-key.pem"])))
-    command = [sys.executable, "-m", "gpugrant", "report", "verify", str(folder), "--public-key", str(public)]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    used = 0
+    for month in months:
+        folder = platform.cluster.folder / "shared" / "reports" / month["metadata"]["name"]
+        command = [sys.executable, "-m", "gpugrant", "report", "verify", str(folder), "--public-key", str(public)]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        with (folder / "usage.csv").open(encoding="utf-8-sig", newline="") as file:
+            used += sum(int(row["gpu_seconds"]) for row in csv.DictReader(file)
+                        if row["grant"] == grant.name and row["condition"] == "Used")
+    assert used == SEATS * (end - start)
+
+
+def begin_of(report: JsonObject) -> int:
+    """Return when a report's month, which is a short period here, begins."""
+    return int(datetime.strptime(report["spec"]["month"].upper(), "%Y-%m-%dT%H%M%S%z").timestamp())
 
 
 def _public(pem: bytes) -> bytes:
