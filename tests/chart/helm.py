@@ -15,6 +15,7 @@ CHART = ROOT / "charts" / "gpugrant"
 CRDS_CHART = ROOT / "charts" / "gpugrant-crds"
 _RELEASED = ROOT / "tests" / "released" / "0.1.0"
 PREVIOUS, PREVIOUS_CRDS = _RELEASED / "gpugrant-0.2.0.tgz", _RELEASED / "gpugrant-crds-0.2.0.tgz"
+PREVIOUS_WHEEL = _RELEASED / "gpugrant-0.1.0-py3-none-any.whl"
 VALUES = ROOT / "tests" / "chart" / "values"
 NAMESPACE = "gpugrant-system"
 

@@ -4,12 +4,27 @@ No kubelet is here: the operator runs beside, as the chart's service account, an
 """
 
 import asyncio
+import sqlite3
+import subprocess
+import sys
+import zipfile
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from chart.helm import CHART, CRDS_CHART, NAMESPACE, PREVIOUS, PREVIOUS_CRDS, VALUES, Helm, HelmFailed
+from chart.helm import (
+    CHART,
+    CRDS_CHART,
+    NAMESPACE,
+    PREVIOUS,
+    PREVIOUS_CRDS,
+    PREVIOUS_WHEEL,
+    VALUES,
+    Helm,
+    HelmFailed,
+)
 from chart.lives import (
     ADMISSION,
     ATOM,
@@ -29,6 +44,7 @@ from devcluster.controlplane import ControlPlane
 from devcluster.install import MANIFESTS, apply_settings, wait_until_walls_stand
 from gpugrant.act.policies import exempt_of, resources_of
 
+Row = tuple[str, int, int, int | None]  # uid, seats, held from, held until
 SETTINGS = """
 bindTimeoutSeconds: 5
 gracePeriodCeilingSeconds: 5
@@ -95,6 +111,8 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
     plane: ControlPlane, admin: KubeClient, helm: Helm, tmp_path: Path
 ) -> None:
     site, operator = Site(admin), OperatorProcess(plane, tmp_path)
+    todays, previous = operator.package, tmp_path / "previous"
+    zipfile.ZipFile(PREVIOUS_WHEEL).extractall(previous)
     tenant, own = await site.tenant_namespace(), await site.provider_namespace("cloud")
     async with Doorkeeper(admin, tenant) as door:
         await run(helm, "install", "gpugrant-crds", PREVIOUS_CRDS)
@@ -104,9 +122,10 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
         await door.sees("gated")
     assert not door.opened_again("open"), door.seen
     try:
-        await operator.start(admin)
+        await exchange(operator, previous, admin)
         there = await Inhabitants.settle(site, tenant, own)
         before = await there.look(admin)
+        held = await booked(operator, {uid for uid, *_ in before["pods"]})
 
         async with keeps_watching(admin, f"{ADMISSION}/mutatingadmissionpolicies", "gpugrant-gate") as versions:
             await run(helm, "upgrade", "gpugrant-crds", CRDS_CHART)
@@ -115,13 +134,20 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
         assert all(ATOM in resources_of(each) for each in versions), "the gate was open for a resource in use"
         assert all("monitoring" in exempt_of(each) for each in versions), "an exempt namespace was not"
         assert await there.look(admin) == before
+        await exchange(operator, todays, admin)
+        assert (await there.look(admin), holds(operator)) == (before, held)
 
         await run(helm, "rollback", "gpugrant", "1")
         assert _chart(await admin.get(_DEPLOYMENT)) == "gpugrant-0.2.0"
-        await operator.restart()  # as the Deployment's pod is
+        await exchange(operator, previous, admin)
         await until_gated(admin, tenant, ATOM)
-        assert await there.look(admin) == before
+        assert (await there.look(admin), holds(operator)) == (before, held)
         await run(helm, "upgrade", "gpugrant", CHART, "--reuse-values", "--set", "uninstall.waiting=Release")
+        await exchange(operator, todays, admin)
+        assert (await there.look(admin), holds(operator)) == (before, held)
+        verify = [sys.executable, "-m", "gpugrant", "ledger", "verify", "--ledger", f"sqlite:///{operator.ledger}"]
+        verified = await asyncio.to_thread(subprocess.run, verify, capture_output=True, text=True, check=False)
+        assert verified.returncode == 0, verified.stdout + verified.stderr
 
         # Not while an operator leads, who would put everything back.
         async with hook_of(helm, plane, admin, tmp_path) as hook:
@@ -163,6 +189,27 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
     await wait_until_walls_stand(admin)
     await run(helm, "uninstall", "gpugrant", "--no-hooks")
     await site.clean_up()  # namespaces go: nothing holds a pod
+
+
+async def exchange(operator: OperatorProcess, package: Path, admin: KubeClient) -> None:
+    """Start another version of the operator in the place of the one that runs, as a Deployment does."""
+    operator.stop()
+    operator.package = package
+    await operator.start(admin)
+
+
+async def booked(operator: OperatorProcess, uids: set[str]) -> list[Row]:
+    """Wait until the ledger has these pods, and no others; return its rows."""
+    async with asyncio.timeout(10):
+        while {row[0] for row in holds(operator)} != uids:  # noqa: ASYNC110 (a file has no watch)
+            await asyncio.sleep(0.1)
+    return holds(operator)
+
+
+def holds(operator: OperatorProcess) -> list[Row]:
+    """Return what the ledger has of pods."""
+    with closing(sqlite3.connect(operator.ledger)) as connection:
+        return connection.execute("select uid, seats, held_from, held_until from holdings order by uid").fetchall()
 
 
 _DEPLOYMENT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/gpugrant"

@@ -27,6 +27,7 @@ class OperatorProcess:
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
         self.log = folder / "operator.log"
         self.ledger = folder / "ledger.sqlite"
+        self.package = ROOT / "operator"  # the folder that gpugrant is in, of whichever version is to be started
         self._plane = plane
         self._pid_file = folder / "operator.pid"
         self._kubeconfig = folder / "operator.kubeconfig"
@@ -38,7 +39,7 @@ class OperatorProcess:
         write_kubeconfig(self._kubeconfig, self._plane.server, self._plane.ca_file, SERVICE_ACCOUNT, token)
         command = [sys.executable, "-m", "gpugrant", "run", "--kubeconfig", str(self._kubeconfig),
                    "--metrics-port", str(self._port), "--ledger", f"sqlite:///{self.ledger}"]
-        paths = os.pathsep.join([str(ROOT / "operator"), str(ROOT / "hack")])
+        paths = os.pathsep.join([str(self.package), str(ROOT / "hack")])
         # Recorded with the control plane, whose guard ends it should this process be killed.
         processes.start(
             SUPERVISOR,
