@@ -126,9 +126,8 @@ async def test_what_runs_under_the_release_before_runs_on_and_its_accounts_go_on
     assert done.returncode == 0, done.stdout + done.stderr
 
     # What the release before has counted is in what this one shows.
-    leader = await platform.leader(admin)
-    shown = platform.samples(leader, "gpugrant_gpu_seconds_total", grant=grant.name, condition="Used")
-    assert sum(shown.values()) == sum(gpus * (until - since) for gpus, since, until in expected.values())
+    used = sum(gpus * (until - since) for gpus, since, until in expected.values())
+    assert await shown(platform, await platform.leader(admin), grant.name, used) == used
     seen = await admin.wait_for(grant.path, lambda one: one and one["status"]["usage"]["held"] == 0, SLOW)
     assert (reason(seen, "Ready"), seen["status"]["allocation"]) == ("Active", allocated)
     for path in (pool.path, tenant.quota_path):
@@ -140,6 +139,20 @@ async def test_what_runs_under_the_release_before_runs_on_and_its_accounts_go_on
         assert set(ours(await admin.get(path))) - engineers == set(), path
     await admin.wait_gone(LEASE_PATH)
     assert await platform.replicas(admin) == []
+
+
+async def shown(platform: Platform, leader: str, grant: str, wanted: int) -> float:
+    """Return the GPU-seconds used that the leader shows of a grant, once they are as wanted or after half a minute."""
+    found = 0.0
+    for _ in range(60):
+        samples = await asyncio.to_thread(
+            platform.samples, leader, "gpugrant_gpu_seconds_total", grant=grant, condition="Used"
+        )
+        found = sum(samples.values())
+        if found == wanted:
+            break
+        await asyncio.sleep(0.5)  # the ledger's watermark goes on in steps
+    return found
 
 
 def has_succeeded(pod: JsonObject | None) -> bool:
