@@ -1,4 +1,4 @@
-"""The last file: an upgrade and a rollback under running pods, and removal, after which nothing of ours is left."""
+"""Near the end: a release is changed and rolled back under running pods, and removed; nothing of ours is left."""
 
 import asyncio
 import json
