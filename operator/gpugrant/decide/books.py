@@ -178,6 +178,19 @@ class Books:
                 due.append(key)
         return due
 
+    def take_used(self, used: dict[str, int], of_month: dict[str, int]) -> bool:
+        """Take what each grant (by uid) has used, in GPU-seconds, ever and this month; say whether to tell it now.
+
+        While a grant's pods run its figures grow all the time and are told with what else happens. What they came to
+        when none runs any more is final, and told.
+        """
+        settled = [uid for uid, whole in used.items()
+                   if whole != self.used_seconds.get(uid) and not (uid in self.usage and self.usage[uid].held)]
+        self.used_seconds, self.month_seconds = used, of_month
+        for uid in settled:
+            self._grant_figures(uid)
+        return bool(settled)
+
     def _grant_figures(self, uid: str) -> None:
         state = self.grants.get(uid)
         if state:

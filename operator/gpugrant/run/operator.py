@@ -190,7 +190,7 @@ class Operator:
         health = metering.meter.health
         self._probes.ready["ledger"] = lambda: None if health().ready else str(health().detail)
         self._metering = metering
-        self._spawn("exchange", self._parts.exchange(world, metering, self._client.clock.now))
+        self._spawn("exchange", self._parts.exchange(world, metering, self._client.clock.now, observer.changed))
 
     def _report(self, metering: Any, writer: Writer) -> None:
         """Wire the reports to the ledger."""

@@ -15,7 +15,7 @@ from gpugrant.config import Settings
 from gpugrant.decide.actions import Plan
 
 FAILURES_SECONDS = 2.0
-# Statuses show used GPU-hours as of the full hour, or of what changed last: this is often enough.
+# Statuses show what running pods have used as of the full hour, or of what changed last: this is often enough.
 USED_SECONDS = 10.0
 
 
@@ -61,7 +61,9 @@ class Parts:
         )
         return metering
 
-    async def exchange(self, world: Any, metering: Any, clock: Callable[[], float]) -> None:
+    async def exchange(
+        self, world: Any, metering: Any, clock: Callable[[], float], changed: asyncio.Event
+    ) -> None:
         """Tell the meter, for ever, what is failed now, and the world what grants have used."""
         from gpugrant.expose.views import announced_at, failures
 
@@ -74,5 +76,8 @@ class Parts:
                 told = time.monotonic()
                 await metering.meter.refresh()
                 used = tally.used_by_grant()
-                world.used_seconds = {uid: whole for uid, (whole, _) in used.items()}
-                world.month_seconds = {uid: month for uid, (_, month) in used.items()}
+                if world.take_used(
+                    {uid: whole for uid, (whole, _) in used.items()},
+                    {uid: month for uid, (_, month) in used.items()},
+                ):
+                    changed.set()

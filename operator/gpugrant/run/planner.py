@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 W = TypeVar("W")
 _BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-_LONGEST_SLEEP = 5.0  # a clock that is set forward is noticed by then
+_LONGEST_SLEEP = 5.0  # seconds; a clock that is set forward is noticed by then
 
 
 class Planner(Generic[W]):
@@ -83,7 +83,7 @@ class Planner(Generic[W]):
 
     async def _wait(self, wake_at: int | None) -> None:
         while True:
-            left = _LONGEST_SLEEP if wake_at is None else wake_at - time.time()
+            left = _LONGEST_SLEEP if wake_at is None else wake_at - self._clock()
             try:
                 # The lower bound keeps a plan that asks for "now" again and again from taking the whole loop.
                 # Not wait_for: Python 3.11's loses a cancellation that comes together with the event.
@@ -91,5 +91,5 @@ class Planner(Generic[W]):
                     await self._changed.wait()
                 return
             except TimeoutError:
-                if wake_at is not None and wake_at <= time.time():
+                if wake_at is not None and wake_at <= self._clock():
                     return
