@@ -17,7 +17,8 @@ from gpugrant.meter.months import Day
 from gpugrant.meter.reading import facts_of, histories_of, read_stays
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.store import StoreAwayError
-from gpugrant.meter.timeline import Cell, build
+from gpugrant.meter.timeline import build
+from gpugrant.meter.window import Cell
 
 
 class Use(Struct, frozen=True):

@@ -16,7 +16,7 @@ from gpugrant.meter.months import Calendar, Day
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.tables import contracts
 from gpugrant.meter.tally import DayEnds, Sums
-from gpugrant.meter.timeline import Built, Cell
+from gpugrant.meter.window import Built, Cell
 
 
 class DayRow(Struct, frozen=True):

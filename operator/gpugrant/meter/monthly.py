@@ -27,7 +27,8 @@ from gpugrant.meter.rows import Accounts
 from gpugrant.meter.spans import in_force
 from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tables import holdings, ledger, settings_versions
-from gpugrant.meter.timeline import Cell, PoolOf, build
+from gpugrant.meter.timeline import build
+from gpugrant.meter.window import Cell, PoolOf
 
 HeldByPool = Callable[[Connection, Accounts, Histories, str, int, int], Mapping[PoolOf, int]]
 

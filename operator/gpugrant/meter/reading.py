@@ -21,7 +21,8 @@ from gpugrant.meter.facts import (
 from gpugrant.meter.histories import FOR_EVER, KINDS, Histories
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.tables import holdings
-from gpugrant.meter.timeline import Built, Facts, Stay, build
+from gpugrant.meter.timeline import build
+from gpugrant.meter.window import Built, Facts, Stay
 
 _COLUMNS = (
     holdings.c.uid,

@@ -16,8 +16,8 @@ from gpugrant.meter.rows import Accounts, add_to
 from gpugrant.meter.seals import entered_seal, seal_of_day
 from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tally import DayEnds, Delta, Sums, Tally
-from gpugrant.meter.timeline import Built, Cell
 from gpugrant.meter.transaction import enter_accounts, take_lock, write_floors
+from gpugrant.meter.window import Built, Cell
 
 SETTLE_SECONDS = 60  # how long after its end a day closes
 

@@ -38,9 +38,9 @@ from gpugrant.meter.rows import Accounts
 from gpugrant.meter.settling import Settling, cut_again
 from gpugrant.meter.tables import ledger, settings_versions
 from gpugrant.meter.tally import Tally
-from gpugrant.meter.timeline import PoolOf
 from gpugrant.meter.transaction import Change, SupersededError, Transaction, TwiceError, take_lock
 from gpugrant.meter.verify import drift_of, next_day_to_check
+from gpugrant.meter.window import PoolOf
 
 _T = TypeVar("_T")
 

@@ -17,7 +17,8 @@ from gpugrant.meter.facts import Account, Condition, Contracted, Failure, Owner,
 from gpugrant.meter.histories import FOR_EVER, Dated, Histories, Key
 from gpugrant.meter.months import Calendars, Day, day_from, first_second
 from gpugrant.meter.reading import facts_of, stay_of
-from gpugrant.meter.timeline import PoolOf, Stay, build
+from gpugrant.meter.timeline import build
+from gpugrant.meter.window import PoolOf, Stay
 
 Sums = dict[tuple[str, Condition], int]  # by month and condition
 

@@ -17,8 +17,8 @@ from gpugrant.meter.monthly import HELD_IDENTITY, SEATS_IDENTITY, Frozen, read_s
 from gpugrant.meter.months import Calendar
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.seals import seal_of_month
-from gpugrant.meter.timeline import Cell
 from gpugrant.meter.verify_journal import Journal
+from gpugrant.meter.window import Cell
 
 DAYS = "its days say"
 FROZEN = "the account that was kept as it closed says"

@@ -24,7 +24,8 @@ from gpugrant.meter.facts import (
     Seated,
     Unwell,
 )
-from gpugrant.meter.timeline import Facts, Stay, build
+from gpugrant.meter.timeline import build
+from gpugrant.meter.window import Facts, Stay
 from gpugrant.model.node import Node
 from gpugrant.run.accounts import dimensions_of, terms_of
 from gpugrant.run.stock import Stock
