@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpugrant.options import LEDGER
+
 if TYPE_CHECKING:
     from gpugrant.expose.usage_rows import MonthUse, Use
 
@@ -44,14 +46,7 @@ _BY: Mapping[str, tuple[Key, "Callable[[Use], Key]"]] = {
 
 
 @click.command()
-@click.option(
-    "--ledger",
-    envvar="GPUGRANT_LEDGER",
-    required=True,
-    metavar="URL",
-    show_envvar=True,
-    help="Where the ledger is kept: sqlite:////PATH or postgresql://USER@HOST/DATABASE.",
-)
+@LEDGER
 @click.option("--tenant", default="", metavar="T", help="Only what is this tenant's.")
 @click.option("--grant", default="", metavar="G|NS/G", help="Only what is this grant's, by name or namespace and name.")
 @click.option("--month", default="", metavar="YYYY-MM", help="Which month. Default: the running one.")

@@ -14,20 +14,13 @@ from typing import TYPE_CHECKING
 import click
 
 from gpugrant.expose.report.source import MarkKind, MarkRefused, ReportRow, Reports
+from gpugrant.options import LEDGER, PUBLIC_KEYS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from gpugrant.expose.report.merging import Summary
 
-_LEDGER = click.option(
-    "--ledger",
-    envvar="GPUGRANT_LEDGER",
-    required=True,
-    metavar="URL",
-    show_envvar=True,
-    help="Where the ledger is kept: sqlite:////PATH or postgresql://USER@HOST/DATABASE.",
-)
 _OUTPUT = click.option(
     "-o",
     "--output",
@@ -35,14 +28,6 @@ _OUTPUT = click.option(
     default="table",
     show_default=True,
     help="Form of the output.",
-)
-_KEYS = click.option(
-    "--public-key",
-    "key_files",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="PEM file with the public key that must have signed, as the supplier made it known. May be repeated.",
 )
 _LONGEST_WORDS = 256
 _FOLDER = click.Path(path_type=Path)
@@ -69,7 +54,7 @@ def report() -> None:
 
 
 @report.command(name="list")
-@_LEDGER
+@LEDGER
 @_OUTPUT
 def list_reports(ledger: str, output: str) -> None:
     """List every month of every programme and provider. Times are in the programme's zone."""
@@ -97,7 +82,7 @@ def list_reports(ledger: str, output: str) -> None:
 
 
 @report.command()
-@_LEDGER
+@LEDGER
 @_OUTPUT
 @click.argument("name")
 def show(ledger: str, output: str, name: str) -> None:
@@ -128,7 +113,7 @@ def show(ledger: str, output: str, name: str) -> None:
 
 
 @report.command()
-@_LEDGER
+@LEDGER
 @click.argument("name")
 @click.option(
     "-o", "--output", "folder", type=_FOLDER, metavar="FOLDER", help="Folder to write. Default: ./NAME."
@@ -177,7 +162,7 @@ def get(ledger: str, name: str, folder: Path | None, signing_key: Path, create_k
 
 
 @report.command()
-@_LEDGER
+@LEDGER
 @click.argument("name")
 @_BY
 def build(ledger: str, name: str, by: str) -> None:
@@ -187,7 +172,7 @@ def build(ledger: str, name: str, by: str) -> None:
 
 
 @report.command()
-@_LEDGER
+@LEDGER
 @click.argument("name")
 @_BY
 def close(ledger: str, name: str, by: str) -> None:
@@ -200,7 +185,7 @@ def close(ledger: str, name: str, by: str) -> None:
 
 
 @report.command(name="sign-off")
-@_LEDGER
+@LEDGER
 @click.argument("name")
 @click.option("--by", required=True, metavar="WHO", help="Who answers for the figures.")
 def sign_off(ledger: str, name: str, by: str) -> None:
@@ -210,7 +195,7 @@ def sign_off(ledger: str, name: str, by: str) -> None:
 
 
 @report.command()
-@_LEDGER
+@LEDGER
 @click.argument("name")
 @click.option(
     "--reference", required=True, metavar="TEXT", help="The programme's receipt, such as a file number."
@@ -224,7 +209,7 @@ def ack(ledger: str, name: str, reference: str, by: str) -> None:
 
 @report.command()
 @click.argument("folder", type=_FOLDER)
-@_KEYS
+@PUBLIC_KEYS
 @click.option(
     "--previous", type=_FOLDER, metavar="FOLDER", help="The month before, which this must be chained to."
 )
@@ -263,7 +248,7 @@ def verify(folder: Path, key_files: tuple[Path, ...], previous: Path | None) -> 
 
 @report.command()
 @click.argument("folders", nargs=-1, required=True, type=_FOLDER)
-@_KEYS
+@PUBLIC_KEYS
 @click.option(
     "--partial",
     multiple=True,
