@@ -79,7 +79,7 @@ class Meter:
         store: Store,
         resolve: Callable[[Pod], Dimensions | None],
         on_recorded: Callable[[Pod], None],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
         node_facts: Callable[[str], NodeFacts] = lambda _: NodeFacts(),
         on_admitted: Callable[[Account, int], None] = lambda *_: None,
     ) -> None:
@@ -294,8 +294,8 @@ class Meter:
         return Held(pod.uid, pod.namespace, pod.name, dimensions, interval.start, waited)
 
     def _now(self) -> int:
-        """Return the time that facts are stamped with; the cache's, once it has one."""
-        return int(self._clock()) or int(time.time())
+        """Return the time that facts are stamped with."""
+        return int(self._clock())
 
     def _waits(self) -> str:
         """Return what is not as it should be though the store takes writes."""
