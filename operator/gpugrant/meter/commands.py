@@ -140,7 +140,7 @@ def show(ledger: str) -> None:
 def _reading(url: str) -> Iterator["Connection"]:
     """Look at one moment of a ledger."""
     from gpugrant.meter.database import check_shape, reading_engine
-    from gpugrant.meter.monthly import read_state
+    from gpugrant.meter.reading import read_state
 
     with _in_words():
         engine = reading_engine(url)

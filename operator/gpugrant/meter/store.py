@@ -31,9 +31,10 @@ from gpugrant.meter.histories import Histories, StockFact
 from gpugrant.meter.loading import load_crowding, load_tally
 from gpugrant.meter.migrations import upgrade
 from gpugrant.meter.month import MonthAccount
-from gpugrant.meter.monthly import counted_account, reported
+from gpugrant.meter.monthly import counted_account
 from gpugrant.meter.months import Calendars, Month
 from gpugrant.meter.raw_sums import held_by_pool
+from gpugrant.meter.reported import reported
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.settling import Settling, cut_again
 from gpugrant.meter.tables import ledger, settings_versions

@@ -25,7 +25,7 @@ from gpugrant.meter.facts import (
     SettingsVersion,
     Unwell,
 )
-from gpugrant.meter.monthly import name_of
+from gpugrant.meter.reported import name_of
 from gpugrant.meter.seals import adopt, seal_of_month
 from gpugrant.meter.store import Store
 from gpugrant.meter.tables import metadata
