@@ -33,6 +33,7 @@ from gpugrant.meter.facts import (
     SettingsVersion,
     Unwell,
 )
+from gpugrant.meter.floors import Series
 from gpugrant.meter.histories import FOR_EVER, KINDS, Dated, Key, Told, novel, put_in, read_history
 from gpugrant.meter.months import Day, day_from, first_second
 from gpugrant.meter.rows import (
@@ -48,7 +49,7 @@ from gpugrant.meter.rows import (
 from gpugrant.meter.seals import settings_entry
 from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tables import failures, gaps, holdings, ledger, settings_versions, unwell
-from gpugrant.meter.tally import DayEnds, Delta, Series, Tally
+from gpugrant.meter.tally import DayEnds, Delta, Tally
 
 Change = tuple[Holding | None, Holding]
 EVERY_POOL = "*"
