@@ -8,7 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 
+from sqlalchemy import Connection
+
+from gpugrant.meter.books import Books
+from gpugrant.meter.day_tables import floors
 from gpugrant.meter.facts import Account, Condition, Owner
+from gpugrant.meter.rows import set_to
 
 Sums = dict[tuple[str, Condition], int]  # by month and condition
 Counters = Mapping[Account, Mapping[Condition, int]]
@@ -88,6 +93,24 @@ class Floors:
             for condition, amount in counters.items()
             if wanted(account, condition) and amount > self.kept.get((account, condition), 0)
         }
+
+
+def write_floors(
+    connection: Connection,
+    books: Books,
+    shown: Mapping[Series, int],
+    before: Mapping[Series, int],
+    ids: Mapping[Account, int],
+    step: Callable[[str], None],
+) -> None:
+    """Keep what counters have shown; ``before``: what is kept of them already."""
+    for series, amount in shown.items():
+        key = {"account_id": ids[series[0]], "condition": series[1].value}
+        set_to(connection, floors, key, amount)
+        if series in before:
+            books.add(floors, [{**key, "gpu_seconds": before[series]}], -1)
+        books.add(floors, [{**key, "gpu_seconds": amount}])
+    step("floors")
 
 
 def _promise_of(pool: PoolKey) -> Account:
