@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpugrant.expose.in_words import ledger_in_words
 from gpugrant.expose.report.source import MarkKind, MarkRefused, ReportRow, Reports
 from gpugrant.options import LEDGER, PUBLIC_KEYS
 
@@ -311,21 +312,11 @@ def _must_have(partial: tuple[str, ...], summary: "Summary") -> None:
 @contextmanager
 def _opened(ledger: str) -> Iterator[Reports]:
     """Open a ledger, and say in words what keeps it from being read."""
-    from gpugrant.meter.database import LedgerUrlError
     from gpugrant.meter.reader import open_reader
-    from gpugrant.meter.store import StoreAwayError
 
     opener: Callable[[str], Reports] = click.get_current_context().find_root().obj or open_reader
-    try:
+    with ledger_in_words():
         yield opener(ledger)
-    except LedgerUrlError as error:
-        raise click.UsageError(str(error)) from None
-    except StoreAwayError as error:
-        raise click.ClickException(f"the ledger cannot be read: {error}") from None
-    except (KeyError, IndexError):
-        raise  # a mistake of ours, not a name that is not known
-    except LookupError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _row(reports: Reports, name: str) -> ReportRow:
