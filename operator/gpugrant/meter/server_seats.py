@@ -139,81 +139,93 @@ class ServerSeats:
 
     def _add_moment(self, span: Span, placed: Placed, stays: list[Stay], start: int, end: int) -> None:
         """Add [start, end), in which nothing changes at all."""
-        window = self._window
-        length = end - start
-        held = [stay for stay in stays if start < stay.end]
-        lost = [stay for stay in stays if stay.end <= start < stay.gone]
-        seats_held = sum(stay.seats for stay in held)
-        unheld = max(0, span.seats - seats_held)
-        if seats_held > span.seats:  # gpusPerServer was lowered, or says less than there is
-            window.install(placed, start, end, seats_held - span.seats)
-        whole, reason = (FAILED, span.whole) if span.whole else (None, "")
-        unwell = {stay.uid: 0 if whole else self._unwell(stay, start) for stay in held}
-        # What is left of each held pod's seats, and of those that nobody holds, as conditions take their part.
-        rest = {stay.uid: stay.seats for stay in held}
-        told: list[tuple[Stay | None, Condition, str, int]] = []
-
-        def take(seats: int, condition: Condition, why: str) -> None:
-            """Give a condition to so many seats: to those nobody holds, then to the pods that came first."""
-            nonlocal unheld
-            some = min(seats, unheld)
-            unheld -= some
-            told.append((None, condition, why, some))
-            for stay in held:
-                more = min(seats - some, rest[stay.uid])
-                rest[stay.uid] -= more
-                some += more
-                told.append((stay, condition, why, more))
-
-        if whole is not None:
-            for stay in held:
-                told.append((stay, whole, reason, rest[stay.uid]))
-                rest[stay.uid] = 0
-            told.append((None, whole, reason, unheld))
-            unheld = 0
-        for stay in held:
-            rest[stay.uid] -= unwell[stay.uid]
-            told.append((stay, FAILED, Cause.UNHEALTHY, unwell[stay.uid]))
-        known = sum(unwell.values())
-        take(max(0, span.missing - max(0, known - span.unhealthy)), FAILED, Cause.MISSING)
-        take(max(0, span.unhealthy - known), FAILED, Cause.UNHEALTHY)
-        if span.maintenance:
-            take(max(span.seats, seats_held), MAINTENANCE, ANNOUNCED)
-        take(span.doubted, UNOBSERVED, HEALTH_UNSEEN)
-        for stay in lost:
-            some = min(stay.seats, unheld)
-            unheld -= some
-            self._window.add(
-                self._window.account_at(stay.account, placed),
-                placed.fabric,
-                UNOBSERVED,
-                END_UNSEEN,
-                some * length,
-            )
+        window, length = self._window, end - start
+        seats = _Seats([stay for stay in stays if start < stay.end], span.seats)
+        if seats.more:  # gpusPerServer was lowered, or says less than there is
+            window.install(placed, start, end, seats.more)
+        self._take(seats, span, start)
+        for stay in stays:
+            if stay.end <= start < stay.gone:
+                some = min(stay.seats, seats.unheld)
+                seats.unheld -= some
+                account = window.account_at(stay.account, placed)
+                window.add(account, placed.fabric, UNOBSERVED, END_UNSEEN, some * length)
         up_to = 0  # seats of the pods that came before, and of this one
-        for stay in held:
+        for stay in seats.held:
             up_to += stay.seats
-            self._window.held[pool_of(placed)] += stay.seats * length
-            account = self._window.account_at(stay.account, placed)
-            more = min(rest[stay.uid], max(0, up_to - span.seats))
-            self._window.add_used(account, placed.fabric, rest[stay.uid] - more, start, end)
-            self._window.add_used(account, placed.fabric, more, start, end, MORE_HELD)
-        told.append((None, IDLE, "", unheld))
-        roomy = self._window.is_roomy(span, placed)
-        for one, condition, why, seats in told:
-            if not seats:
-                continue
+            window.held[pool_of(placed)] += stay.seats * length
+            account = window.account_at(stay.account, placed)
+            rest = seats.rest[stay.uid]
+            more = min(rest, max(0, up_to - span.seats))
+            window.add_used(account, placed.fabric, rest - more, start, end)
+            window.add_used(account, placed.fabric, more, start, end, MORE_HELD)
+        seats.take_unheld(seats.unheld, IDLE, "")
+        roomy = window.is_roomy(span, placed)
+        for one, condition, reason, some in seats.taken:
             if one is not None:
-                account = self._window.account_at(one.account, placed)
-                self._window.add(account, placed.fabric, condition, why, seats * length)
+                account = window.account_at(one.account, placed)
+                window.add(account, placed.fabric, condition, reason, some * length)
             elif roomy:
-                self._window.add_room(span, placed, condition, why, seats, start, end)
+                window.add_room(span, placed, condition, reason, some, start, end)
             else:
-                self._window.add_idle(span, placed, condition, why, seats * length)
+                window.add_idle(span, placed, condition, reason, some * length)
+
+    def _take(self, seats: "_Seats", span: Span, at: int) -> None:
+        """Let conditions take their seats, in the order in which they go before each other (R10)."""
+        every = span.seats + seats.more
+        if span.whole:
+            seats.take(every, FAILED, span.whole)
+            return
+        known = 0  # of the unhealthy seats, those whose pods the kubelet names
+        for stay in seats.held:
+            known += seats.take_held(stay, self._unwell(stay, at), FAILED, Cause.UNHEALTHY)
+        seats.take(max(0, span.missing - max(0, known - span.unhealthy)), FAILED, Cause.MISSING)
+        seats.take(max(0, span.unhealthy - known), FAILED, Cause.UNHEALTHY)
+        if span.maintenance:
+            seats.take(every, MAINTENANCE, ANNOUNCED)
+        seats.take(span.doubted, UNOBSERVED, HEALTH_UNSEEN)
 
     def _unwell(self, stay: Stay, at: int) -> int:
         found = in_force(self._facts.unwell.get(stay.uid, ()), at)
         return min(stay.seats, found.seats) if found else 0
+
+
+class _Seats:
+    """A server's seats at one moment, as conditions take their part of them.
+
+    ``more`` are held beyond what it has to have. ``unheld`` and ``rest`` (by pod) are in no condition yet. ``taken``
+    are seats with their condition and its reason; None: nobody holds them.
+    """
+
+    def __init__(self, held: Sequence[Stay], seats: int) -> None:
+        seats_held = sum(stay.seats for stay in held)
+        self.held = held
+        self.more = max(0, seats_held - seats)
+        self.unheld = max(0, seats - seats_held)
+        self.rest = {stay.uid: stay.seats for stay in held}
+        self.taken: list[tuple[Stay | None, Condition, str, int]] = []
+
+    def take(self, seats: int, condition: Condition, reason: str) -> None:
+        """Give a condition to so many seats: to those nobody holds, then to the pods that came first."""
+        seats -= self.take_unheld(seats, condition, reason)
+        for stay in self.held:
+            seats -= self.take_held(stay, seats, condition, reason)
+
+    def take_unheld(self, seats: int, condition: Condition, reason: str) -> int:
+        """Give a condition to seats that nobody holds; return to how many."""
+        some = min(seats, self.unheld)
+        self.unheld -= some
+        if some:
+            self.taken.append((None, condition, reason, some))
+        return some
+
+    def take_held(self, stay: Stay, seats: int, condition: Condition, reason: str) -> int:
+        """Give a condition to seats of a pod; return to how many."""
+        some = min(seats, self.rest[stay.uid])
+        self.rest[stay.uid] -= some
+        if some:
+            self.taken.append((stay, condition, reason, some))
+        return some
 
 
 def _most_held(stays: Sequence[Stay]) -> int:
