@@ -11,9 +11,9 @@ from contract.fake_api import FakeApi
 from gpugrant.model.pod import Pod
 from gpugrant.observe.cache import Cache, Receiver
 from gpugrant.observe.client import Client
+from gpugrant.observe.cluster_kinds import PODS
 from gpugrant.observe.credentials import Credentials
 from gpugrant.observe.health import CacheHealth, CacheMetrics
-from gpugrant.observe.observer import PODS
 
 PATH = "/api/v1/pods"
 SILENCE = 0.4

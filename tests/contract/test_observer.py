@@ -15,8 +15,9 @@ from gpugrant.model.objects import Grant, Quota
 from gpugrant.model.pod import Pod
 from gpugrant.observe import adopt, cache, health, observer
 from gpugrant.observe.client import Client
+from gpugrant.observe.cluster_kinds import NAMESPACES, NODES, PODS, SETTINGS
 from gpugrant.observe.credentials import Credentials
-from gpugrant.observe.observer import NAMESPACES, NODES, PODS, SETTINGS, Observer
+from gpugrant.observe.observer import Observer
 
 START = 1_795_000_000
 OWN = f"/apis/{names.API_VERSION}"

@@ -14,8 +14,9 @@ from gpugrant import names
 from gpugrant.act.writer import Writer
 from gpugrant.decide.actions import EvictPod, ExplainPod, ReleasePod, SetStatus, WriteServer
 from gpugrant.observe.client import Client
+from gpugrant.observe.cluster_kinds import SETTINGS
 from gpugrant.observe.credentials import Credentials
-from gpugrant.observe.observer import SETTINGS, Observer
+from gpugrant.observe.observer import Observer
 
 OWN = f"/apis/{names.API_VERSION}"
 COLLECTIONS = (

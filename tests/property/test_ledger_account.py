@@ -15,8 +15,8 @@ from gpugrant.meter.day_tables import cells, corrections, days, months
 from gpugrant.meter.days import day_row, read_cells
 from gpugrant.meter.digests import day_digests
 from gpugrant.meter.facts import Dimensions, Ended, EndReason, Held
-from gpugrant.meter.monthly import name_of
 from gpugrant.meter.months import Calendars
+from gpugrant.meter.reported import name_of
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.store import Store
 from gpugrant.meter.verify import verify_ledger

@@ -22,7 +22,8 @@ from gpugrant.meter.facts import (
     Unwell,
 )
 from gpugrant.meter.intervals import Hold, cut_overlaps
-from gpugrant.meter.timeline import Built, Cell, Facts, Stay, build
+from gpugrant.meter.timeline import build
+from gpugrant.meter.window import Built, Cell, Facts, Stay
 
 LAST = 40  # seconds of a history
 PROGRAMMES = ("one", "two")

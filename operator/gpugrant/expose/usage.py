@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpugrant.expose.in_words import ledger_in_words
+from gpugrant.options import LEDGER
+
 if TYPE_CHECKING:
     from gpugrant.expose.usage_rows import MonthUse, Use
 
@@ -44,14 +47,7 @@ _BY: Mapping[str, tuple[Key, "Callable[[Use], Key]"]] = {
 
 
 @click.command()
-@click.option(
-    "--ledger",
-    envvar="GPUGRANT_LEDGER",
-    required=True,
-    metavar="URL",
-    show_envvar=True,
-    help="Where the ledger is kept: sqlite:////PATH or postgresql://USER@HOST/DATABASE.",
-)
+@LEDGER
 @click.option("--tenant", default="", metavar="T", help="Only what is this tenant's.")
 @click.option("--grant", default="", metavar="G|NS/G", help="Only what is this grant's, by name or namespace and name.")
 @click.option("--month", default="", metavar="YYYY-MM", help="Which month. Default: the running one.")
@@ -72,23 +68,12 @@ def usage(ledger: str, tenant: str, grant: str, month: str, by: str, output: str
     """
     from gpugrant.expose.report.printing import progress
     from gpugrant.expose.usage_rows import read_month
-    from gpugrant.meter.database import LedgerUrlError
-    from gpugrant.meter.store import StoreAwayError
 
     if month and not _MONTH.match(month):
         raise click.BadParameter(f"{month!r} is no month: write it as 2026-11", param_hint="--month")
-    try:
-        with progress(month or "the running month") as told:
-            told("summing", 0, 1)
-            found = read_month(ledger, month)
-    except LedgerUrlError as error:
-        raise click.UsageError(str(error)) from None
-    except StoreAwayError as error:
-        raise click.ClickException(f"the ledger cannot be read: {error}") from None
-    except (KeyError, IndexError):
-        raise  # a mistake of ours, not a month that is not known
-    except LookupError as error:
-        raise click.ClickException(str(error)) from None
+    with ledger_in_words(), progress(month or "the running month") as told:
+        told("summing", 0, 1)
+        found = read_month(ledger, month)
     uses = _chosen(found, tenant, grant)
     columns, key = _BY[by]
     sums = _summed(uses, key)

@@ -12,12 +12,13 @@ from gpugrant.meter.day_tables import cells, corrections, days, months
 from gpugrant.meter.days import day_row, read_cells
 from gpugrant.meter.facts import Account, Condition, Contracted, Placed, Seated
 from gpugrant.meter.histories import Histories
-from gpugrant.meter.monthly import State, open_days, read_state
+from gpugrant.meter.month_days import open_days
 from gpugrant.meter.months import Day
-from gpugrant.meter.reading import facts_of, histories_of, read_stays
+from gpugrant.meter.reading import State, facts_of, histories_of, read_state, read_stays
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.store import StoreAwayError
-from gpugrant.meter.timeline import Cell, build
+from gpugrant.meter.timeline import build
+from gpugrant.meter.window import Cell
 
 
 class Use(Struct, frozen=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gpugrant.meter.facts import Account, Condition, GrantTerms, Owner
 from gpugrant.meter.month import AwardRow
 from gpugrant.meter.spans import terms_at
-from gpugrant.meter.timeline import Cell
+from gpugrant.meter.window import Cell
 
 
 def awards_of(

@@ -80,6 +80,10 @@ SETTINGS = "settings"  # settings came into force: sha256 of their text
 BROKEN = "broken"  # what was about to be written over was not as it had been written
 
 
+class SupersededError(Exception):
+    """Another process has written to the ledger since it was loaded."""
+
+
 class Entry(Struct, frozen=True):
     """One line of the journal. ``name`` is a day's, a month's, or the settings' digest."""
 
@@ -209,3 +213,15 @@ def sum_of(connection: Connection, table: Table) -> Sum:
         for row in rows:
             found.add(tuple(row))
     return found
+
+
+def take_lock(connection: Connection, writes: int) -> Books:
+    """Take the write lock and return the ledger's own row, to be closed again at the transaction's end.
+
+    ``writes`` is the number of the last write we know of; raises SupersededError where somebody else wrote.
+    """
+    connection.execute(update(ledger).values(writes=ledger.c.writes + 1))
+    books = Books.locked(connection)
+    if books.writes != writes + 1:
+        raise SupersededError("another process wrote to the ledger; loading it again")
+    return books

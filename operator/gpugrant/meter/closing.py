@@ -9,7 +9,8 @@ from sqlalchemy import ColumnElement, Connection, func, insert, select
 from gpugrant.meter.books import MONTH, Books, Entry
 from gpugrant.meter.day_tables import days, marks, months
 from gpugrant.meter.month import MonthAccount
-from gpugrant.meter.monthly import counted_account, find_month, frozen
+from gpugrant.meter.monthly import counted_account, frozen
+from gpugrant.meter.reported import find_month
 from gpugrant.meter.seals import last_seal, seal_of_month
 from gpugrant.meter.tables import settings_versions
 

@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpugrant.options import LEDGER, PUBLIC_KEYS
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from sqlalchemy import Connection
 
-_LEDGER = click.option(
-    "--ledger",
-    envvar="GPUGRANT_LEDGER",
-    required=True,
-    metavar="URL",
-    show_envvar=True,
-    help="Where the ledger is kept: sqlite:////PATH or postgresql://USER@HOST/DATABASE.",
-)
 _MOST_SHOWN = 20
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -33,7 +27,7 @@ def ledger() -> None:
 
 
 @ledger.command()
-@_LEDGER
+@LEDGER
 @click.option("--all", "every", is_flag=True, help=f"Show all differences, not the first {_MOST_SHOWN}.")
 @click.option(
     "--reports",
@@ -41,14 +35,7 @@ def ledger() -> None:
     metavar="FOLDER",
     help="Compare closed months with signed reports too: a month's folder, or one of such folders.",
 )
-@click.option(
-    "--public-key",
-    "key_files",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="PEM file with the public key that must have signed the reports. May be repeated.",
-)
+@PUBLIC_KEYS
 @click.option(
     "--noted",
     multiple=True,
@@ -102,7 +89,7 @@ def _reports(folder: Path | None, key_files: tuple[Path, ...]) -> "tuple[list[Pa
 
 
 @ledger.command()
-@_LEDGER
+@LEDGER
 @click.argument("file", type=_FILE)
 def backup(ledger: str, file: Path) -> None:
     """Write the whole ledger, as of one moment, to FILE. The operator may go on writing."""
@@ -117,7 +104,7 @@ def backup(ledger: str, file: Path) -> None:
 
 
 @ledger.command()
-@_LEDGER
+@LEDGER
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def restore(ledger: str, file: Path) -> None:
     """Fill an empty database with the ledger in FILE, whichever kind of database it came from."""
@@ -139,7 +126,7 @@ def restore(ledger: str, file: Path) -> None:
 
 
 @ledger.command()
-@_LEDGER
+@LEDGER
 def show(ledger: str) -> None:
     """Say how far the ledger is and what is in it."""
     from gpugrant.meter.overview import overview
@@ -153,7 +140,7 @@ def show(ledger: str) -> None:
 def _reading(url: str) -> Iterator["Connection"]:
     """Look at one moment of a ledger."""
     from gpugrant.meter.database import check_shape, reading_engine
-    from gpugrant.meter.monthly import read_state
+    from gpugrant.meter.reading import read_state
 
     with _in_words():
         engine = reading_engine(url)

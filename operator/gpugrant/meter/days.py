@@ -11,12 +11,13 @@ from gpugrant.meter.books import DIGEST, Entry
 from gpugrant.meter.day_tables import cells, corrections, day_digests, day_pools, days, months
 from gpugrant.meter.digests import day_digest
 from gpugrant.meter.facts import Account, Condition
+from gpugrant.meter.floors import Sums
 from gpugrant.meter.month import FACTS_CAME_LATE, FEWER_SEATS, Line
 from gpugrant.meter.months import Calendar, Day
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.tables import contracts
-from gpugrant.meter.tally import DayEnds, Sums
-from gpugrant.meter.timeline import Built, Cell
+from gpugrant.meter.tally import DayEnds
+from gpugrant.meter.window import Built, Cell
 
 
 class DayRow(Struct, frozen=True):

@@ -14,7 +14,8 @@ from gpugrant.meter.facts import Announced, Aspect, Contracted, Health, Placed, 
 from gpugrant.meter.histories import Histories
 from gpugrant.meter.month import Incident
 from gpugrant.meter.spans import Cause, History, Span, in_force, spans
-from gpugrant.meter.timeline import PUBLIC, Stay
+from gpugrant.meter.timeline import PUBLIC
+from gpugrant.meter.window import Stay
 
 # What a cause is seen by.
 _ASPECTS = {

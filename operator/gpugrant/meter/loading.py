@@ -8,13 +8,14 @@ from gpugrant.meter.booking import Crowding, Holding
 from gpugrant.meter.day_tables import day_digests, day_pools, days, floors, totals
 from gpugrant.meter.days import read_ends
 from gpugrant.meter.facts import Account, Condition, Failure
+from gpugrant.meter.floors import PoolKey, Promise, Sums
 from gpugrant.meter.histories import FOR_EVER
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.reading import read_stays
 from gpugrant.meter.rows import Accounts, holding_of
 from gpugrant.meter.tables import accounts as account_rows
 from gpugrant.meter.tables import failures, holdings, ledger
-from gpugrant.meter.tally import SHOWN_DIGESTS, PoolKey, Promise, Sums, Tally
+from gpugrant.meter.tally import SHOWN_DIGESTS, Tally
 
 _DAY = 86_400
 

@@ -4,24 +4,19 @@
 the store is away facts queue up, finalizers stay on, the watermark stands still, and ``health`` says so.
 """
 
-import asyncio
 import logging
-import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
-from uuid import uuid4
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpugrant.meter.committing import Committing
 from gpugrant.meter.facts import (
     Account,
     Dimensions,
     Ended,
     EndReason,
-    Fact,
     Failure,
     Gap,
     GrantTerms,
@@ -33,18 +28,13 @@ from gpugrant.meter.facts import (
 )
 from gpugrant.meter.intervals import Interval, NodeFacts, gone_interval, held_interval, skew_of
 from gpugrant.meter.months import Calendars
-from gpugrant.meter.store import Store, StoreAwayError
+from gpugrant.meter.store import Store
 from gpugrant.meter.tally import Tally
+from gpugrant.meter.transaction import Change
 from gpugrant.model.pod import Pod
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-
-BATCH_SECONDS = 0.1  # how long an end may wait for others to share its transaction
-MOST_FACTS = 500  # in one transaction
-WATERMARK_SECONDS = 2.0
-LONGEST_RETRY_SECONDS = 30.0
-CHECK_SECONDS = 60.0  # between two stored days that are compared with their facts
 
 
 class LedgerHealth(Struct, frozen=True):
@@ -79,7 +69,7 @@ class Meter:
         store: Store,
         resolve: Callable[[Pod], Dimensions | None],
         on_recorded: Callable[[Pod], None],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
         node_facts: Callable[[str], NodeFacts] = lambda _: NodeFacts(),
         on_admitted: Callable[[Account, int], None] = lambda *_: None,
     ) -> None:
@@ -95,57 +85,37 @@ class Meter:
         self._done: dict[str, bool] = {}
         # Pods whose place in the world is not known yet, and (at, seen) where they are gone already.
         self._pending: dict[str, tuple[Pod, tuple[int, int] | None]] = {}
-        self._queue: list[tuple[Fact, Pod | None]] = []
-        self._attempt: tuple[str, int] | None = None  # the batch whose commit was not answered: its name, its facts
-        self._oldest = 0.0
         self._failing: set[tuple[str, str, int]] = set()
         self._terms: dict[str, GrantTerms] = {}
         self._unseen: dict[str, int] = {}  # held by the store's word, not seen since the start: uid -> start
         self._listed = False
-        self._loaded = False
-        self._wake = asyncio.Event()
-        self._writing = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._trouble = "the ledger is being loaded"
-        self._commits = self._failed = self._refused = 0
-        self._calendars: Calendars | None = None
-        self._took = 0.0
-        self._settle_after = 0.0  # monotonic
-        self._check_after = time.monotonic() + CHECK_SECONDS
-        self._drift = 0
         self._skewed = self._skew = 0
+        self._committing = Committing(store, self._loaded, self._seen_until, self._committed)
 
     # -- life ----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Load the ledger and start to write. A store that is away delays only the writing."""
-        await self._load()
-        self._task = asyncio.create_task(self._run(), name="meter")
+        await self._committing.start()
 
     async def stop(self) -> None:
         """Write what is queued, if the store lets us, and end."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-            await self._flush()
-        self._thread.shutdown(wait=True)
-        self._store.close()
+        await self._committing.stop()
 
     async def drained(self) -> None:
         """Return once all that was seen so far is written, and the watermark is where the clock is."""
-        while not self._loaded or not await self._flush():  # noqa: ASYNC110 (a store comes back unannounced)
-            await asyncio.sleep(BATCH_SECONDS)
-        while await self._settle():
-            pass
+        await self._committing.drained()
+
+    async def refresh(self) -> None:
+        """Work out the sums as of now away from the event loop, so that reading them next costs nothing."""
+        await self._committing.refresh()
 
     async def ask(self, call: Callable[[Store], _T]) -> _T:
         """Return what ``call`` makes of the store, worked out in the ledger's own thread, between two commits.
 
         Raises what it raises; StoreAwayError where the store is away. Commits wait meanwhile.
         """
-        return await self._in_thread(call, self._store)
+        return await self._committing.ask(call)
 
     # -- what is seen --------------------------------------------------------------------------------
 
@@ -188,22 +158,22 @@ class Meter:
         last = self._terms.get(terms.grant_uid)
         if last is None or last != terms:
             self._terms[terms.grant_uid] = terms
-            self._put(replace(terms, since=self._now()))
+            self._committing.put(replace(terms, since=self._now()))
 
     def observe(self, fact: ServerFact | PoolFact | Named) -> None:
         """Take note of a fact about a server, a pool's seats or a tenant."""
-        self._put(fact)
+        self._committing.put(fact)
 
     def observe_settings(self, digest: str, text: str, calendars: Calendars) -> None:
         """Take note of the settings now in force."""
-        self._put(SettingsVersion(digest, self._now(), text))
-        self._calendars = calendars
+        self._committing.put(SettingsVersion(digest, self._now(), text))
+        self._committing.calendars = calendars
 
     def observe_failures(self, failures: Iterable[Failure]) -> None:
         """Take note of what is failed now; each failure is counted once."""
         seen = {(one.server, one.cause, one.since): one for one in failures}
         for key in seen.keys() - self._failing:
-            self._put(seen[key])
+            self._committing.put(seen[key])
         self._failing = set(seen)
 
     def listing_complete(self, at: int | None = None) -> None:
@@ -213,32 +183,32 @@ class Meter:
         it was watched. Only from now on the watermark moves.
         """
         self._listed = True
-        if self._loaded:
+        if self._committing.is_loaded:
             self._miss(self._now() if at is None else at)
 
     # -- what is known -------------------------------------------------------------------------------
 
     def tally(self) -> Tally | None:
         """Return the sums for scrapes; None until the ledger was loaded once."""
-        return self._store.tally if self._loaded else None
+        return self._store.tally if self._committing.is_loaded else None
 
     def health(self) -> LedgerHealth:
         """Return how the ledger does."""
-        tally = self._store.tally
+        tally, writing = self._store.tally, self._committing
         return LedgerHealth(
-            ready=not self._trouble,
-            detail=self._trouble or self._waits(),
+            ready=not writing.trouble,
+            detail=writing.trouble or self._waits(),
             watermark=tally.watermark,
-            queued=len(self._queue) + len(self._pending),
-            queue_age=max(0.0, time.time() - self._oldest) if self._queue else 0.0,
+            queued=writing.queued + len(self._pending),
+            queue_age=writing.queue_age,
             held_pods=tally.held_pods,
-            commits=self._commits,
-            failed_commits=self._failed,
-            refused_facts=self._refused,
-            last_commit_seconds=self._took,
+            commits=writing.commits,
+            failed_commits=writing.failed,
+            refused_facts=writing.refused,
+            last_commit_seconds=writing.took,
             skewed_ends=self._skewed,
             skew_seconds=self._skew,
-            drift=self._drift,
+            drift=writing.drift,
         )
 
     # -- from sight to fact --------------------------------------------------------------------------
@@ -254,7 +224,7 @@ class Meter:
         self._known.pop(pod.uid, None)
         if interval.end is None:
             self._known[pod.uid] = held
-            self._put(held)
+            self._committing.put(held)
             return
         if gone is None:
             self._done[pod.uid] = False
@@ -270,7 +240,7 @@ class Meter:
             terminal_at=pod.terminal_at,
             gone_at=gone[0] if gone else 0,
         )
-        self._put(ended, pod if gone is None else None)
+        self._committing.put(ended, pod if gone is None else None)
 
     def _is_older_than_the_ledger(self, pod: Pod, interval: Interval) -> bool:
         """Say whether a pod had ended before there was a ledger: nobody's account then, unless it is ours."""
@@ -294,192 +264,64 @@ class Meter:
         return Held(pod.uid, pod.namespace, pod.name, dimensions, interval.start, waited)
 
     def _now(self) -> int:
-        """Return the time that facts are stamped with; the cache's, once it has one."""
-        return int(self._clock()) or int(time.time())
+        """Return the time that facts are stamped with."""
+        return int(self._clock())
 
     def _waits(self) -> str:
         """Return what is not as it should be though the store takes writes."""
         if self._pending:
             return f"{len(self._pending)} pods hold GPUs on servers that are not known yet"
-        if self._refused:
-            return f"{self._refused} facts were refused by the store; the log has them"
+        if self._committing.refused:
+            return f"{self._committing.refused} facts were refused by the store; the log has them"
         return ""
-
-    def _put(self, fact: Fact, pod: Pod | None = None) -> None:
-        if not self._queue:
-            self._oldest = time.time()
-        self._queue.append((fact, pod))
-        self._wake.set()
 
     def _miss(self, at: int) -> None:
         """Bound the ends of what was held by the store's word and is not there."""
         mark = self._store.tally.watermark
         if at > mark:
-            self._put(Gap(mark, at))
+            self._committing.put(Gap(mark, at))
         for uid, start in self._unseen.items():
             held = Held(uid, "", "", _NOWHERE, start)  # the row has the rest
-            self._put(Ended(held, max(start, mark), EndReason.UNOBSERVED, gone_at=at))
+            self._committing.put(Ended(held, max(start, mark), EndReason.UNOBSERVED, gone_at=at))
             self._known.pop(uid, None)
         self._unseen.clear()
 
-    # -- writing -------------------------------------------------------------------------------------
+    # -- what the ledger says ------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        """Write batches for as long as the operator runs."""
-        retry = 0.5
-        while True:
-            # Not wait_for: Python 3.11's loses a cancellation that comes together with what it waits for.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(WATERMARK_SECONDS):
-                    await self._wake.wait()
-                await asyncio.sleep(BATCH_SECONDS)
-            self._wake.clear()
-            if await self._flush():
-                retry = 0.5
-                if await self._settle():
-                    self._wake.set()  # one day at a time, between commits
-                else:
-                    await self._check()
-            else:
-                await asyncio.sleep(retry)
-                retry = min(2 * retry, LONGEST_RETRY_SECONDS)
-                self._wake.set()
+    def _loaded(self, held: dict[str, int]) -> None:
+        """Take over what the store says is held."""
+        self._unseen = {
+            uid: start for uid, start in held.items() if uid not in self._known and uid not in self._done
+        }
+        self._known |= dict.fromkeys(self._unseen)
+        if self._listed:
+            self._miss(self._now())
 
-    async def _load(self) -> bool:
-        """Load the ledger; say whether the store let us."""
-        try:
-            if self._calendars is not None:
-                self._store.use_calendars(self._calendars)
-                self._calendars = None
-            held = await self._in_thread(self._store.open)
-        except StoreAwayError as error:
-            return self._failed_by(f"the ledger is away: {error}")
-        self._trouble = ""
-        if not self._loaded:
-            self._loaded = True
-            self._unseen = {
-                uid: start for uid, start in held.items() if uid not in self._known and uid not in self._done
-            }
-            self._known |= dict.fromkeys(self._unseen)
-            if self._listed:
-                self._miss(self._now())
-        return True
-
-    async def _flush(self) -> bool:
-        """Write what is queued; say whether the store took it."""
-        async with self._writing:
-            return await self._write_all()
-
-    async def _write_all(self) -> bool:
-        if (not self._store.is_open or self._calendars is not None) and not await self._load():
-            return False
+    def _seen_until(self) -> int:
+        """Look again at the pods whose place was not known; return until when all that was seen is queued."""
         for pod, gone in list(self._pending.values()):
             if gone is None:
                 self.observe_pod(pod)
             else:
                 self.pod_gone(pod, *gone)
-        # Everything seen up to this moment is queued; so the last batch may carry the mark.
-        mark = int(self._clock()) if self._listed and not self._pending else 0
-        left = len(self._queue)
-        while left > 0 or mark > self._store.tally.watermark:
-            size = self._attempt[1] if self._attempt else min(left, MOST_FACTS)
-            left -= size
-            if not await self._commit(size, mark if left == 0 else 0):
-                return False
-        return True
+        return self._now() if self._listed and not self._pending else 0
 
-    async def _settle(self) -> bool:
-        """Close one day that is over, or sum one again that facts came late for; say whether there was one."""
-        async with self._writing:
-            if not self._store.is_open or time.monotonic() < self._settle_after:
-                return False
-            try:
-                return await self._in_thread(self._store.settle)
-            except StoreAwayError as error:
-                return self._failed_by(f"the ledger takes no writes: {error}")
-            except Exception:  # noqa: BLE001 (whatever it is, facts are written on)
-                self._settle_after = time.monotonic() + LONGEST_RETRY_SECONDS
-                _log.exception("a day of the ledger cannot be closed; facts are written on")
-                return self._failed_by("a day of the ledger cannot be closed; the log has why")
-
-    async def _check(self) -> None:
-        """Compare one stored day with its raw facts, now and then."""
-        if time.monotonic() < self._check_after:
-            return
-        try:
-            self._drift = await self._in_thread(self._store.check_day)
-        except Exception as error:  # noqa: BLE001 (a store that is away is for commits to say; nothing ends over this)
-            _log.warning("a day of the ledger could not be checked: %s", error)
-        if self._drift:
-            _log.error(
-                "the ledger differs from its facts by %d GPU-seconds: run `gpugrant ledger verify`",
-                self._drift,
-            )
-        self._check_after = time.monotonic() + CHECK_SECONDS
-
-    async def refresh(self) -> None:
-        """Work out the sums as of now away from the event loop, so that reading them next costs nothing."""
-        if self._loaded:
-            await asyncio.to_thread(self._store.tally.read)
-
-    async def _commit(self, size: int, mark: int) -> bool:
-        """Write the first ``size`` facts of the queue."""
-        batch, began = self._queue[:size], time.monotonic()
-        if size and (self._attempt is None or self._attempt[1] != size):
-            self._attempt = (uuid4().hex, size)
-        name = self._attempt[0] if self._attempt else ""
-        try:
-            changes = await self._in_thread(self._store.commit, [fact for fact, _ in batch], mark, name)
-        except StoreAwayError as error:
-            return self._failed_by(f"the ledger takes no writes: {error}")
-        except Exception:  # noqa: BLE001 (whatever it is, it must not hold up the other facts)
-            self._attempt = None
-            return await self._refuse(size)
-        self._attempt = None
-        del self._queue[:size]
-        self._oldest = time.time()
-        self._commits += 1
-        self._took = time.monotonic() - began
-        self._trouble = ""
+    def _committed(self, changes: Sequence[Change], ended: Sequence[Pod]) -> None:
+        """Say what a commit brought: pods that were bound, and those whose end is kept."""
         for old, row in changes:
             if old is None and row.waited >= 0:
                 self._on_admitted(row.dimensions.account, row.waited)
-        for _, pod in batch:
-            if pod is not None:
-                if pod.uid in self._done:
-                    self._done[pod.uid] = True
-                if pod.finalizer:
-                    self._record(pod)
-        return True
-
-    async def _refuse(self, size: int) -> bool:
-        """Find the fact that cannot be written, and go on without it: it must not hold up the others."""
-        if not await self._load():
-            return False
-        if size > 1:
-            half = size // 2
-            return await self._commit(half, 0) and await self._commit(size - half, 0)
-        if size == 1:
-            fact, _ = self._queue.pop(0)
-            self._refused += 1
-            _log.exception("the ledger cannot take %r; its pod keeps its finalizer", fact)
-        return size == 1
-
-    def _failed_by(self, words: str) -> bool:
-        self._failed += 1
-        if self._trouble != words:
-            _log.warning("%s; facts queue up and pods run on", words)
-        self._trouble = words
-        return False
+        for pod in ended:
+            if pod.uid in self._done:
+                self._done[pod.uid] = True
+            if pod.finalizer:
+                self._record(pod)
 
     def _record(self, pod: Pod) -> None:
         try:
             self._on_recorded(pod)
         except Exception:  # noqa: BLE001 (what it throws is the caller's; the ledger goes on)
             _log.exception("telling that the end of pod %s is recorded", pod.key)
-
-    async def _in_thread(self, call: Callable[..., _T], *given: object) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *given)
 
 
 _NOWHERE = Dimensions(Account())

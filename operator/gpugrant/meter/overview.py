@@ -7,7 +7,8 @@ from sqlalchemy import Connection, func, select
 
 from gpugrant.meter.closing import closed_month
 from gpugrant.meter.day_tables import corrections, days
-from gpugrant.meter.monthly import name_of, read_state, reported
+from gpugrant.meter.reading import read_state
+from gpugrant.meter.reported import name_of, reported
 from gpugrant.meter.tables import gaps, holdings, journal, settings_versions
 
 

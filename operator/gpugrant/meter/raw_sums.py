@@ -11,7 +11,7 @@ from gpugrant.meter.histories import Histories
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.spans import in_force
 from gpugrant.meter.tables import holdings
-from gpugrant.meter.timeline import PoolOf
+from gpugrant.meter.window import PoolOf
 
 
 def held_by_pool(

@@ -12,8 +12,10 @@ from gpugrant.expose.report.source import MarkKind, MarkRefused, ReportRow, refu
 from gpugrant.meter.closing import Mark, closed_month, lock_marks, read_marks, read_settings, write_mark
 from gpugrant.meter.database import check_shape, reading_engine, writing_engine
 from gpugrant.meter.month import MonthAccount
-from gpugrant.meter.monthly import find_month, month_account, name_of, read_state, reported
+from gpugrant.meter.monthly import month_account
 from gpugrant.meter.months import Month
+from gpugrant.meter.reading import read_state
+from gpugrant.meter.reported import find_month, name_of, reported
 from gpugrant.meter.store import StoreAwayError
 
 

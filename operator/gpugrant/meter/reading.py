@@ -3,6 +3,8 @@
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
+import msgspec
+from msgspec import Struct
 from sqlalchemy import Connection, Select, or_, select
 
 from gpugrant.meter.booking import Holding
@@ -19,9 +21,11 @@ from gpugrant.meter.facts import (
     Unwell,
 )
 from gpugrant.meter.histories import FOR_EVER, KINDS, Histories
+from gpugrant.meter.months import Calendars
 from gpugrant.meter.rows import Accounts
-from gpugrant.meter.tables import holdings
-from gpugrant.meter.timeline import Built, Facts, Stay, build
+from gpugrant.meter.tables import holdings, ledger
+from gpugrant.meter.timeline import build
+from gpugrant.meter.window import Built, Facts, Stay
 
 _COLUMNS = (
     holdings.c.uid,
@@ -37,6 +41,22 @@ _COLUMNS = (
 )
 STREAMED = {"yield_per": 5000}  # a few rows at a time, however many there are
 _OF_CELLS = tuple(kind for kind in KINDS if kind is not Named)
+
+
+class State(Struct, frozen=True):
+    """The ledger's own row."""
+
+    opened_at: int
+    watermark: int
+    calendars: Calendars
+
+
+def read_state(connection: Connection) -> State:
+    """Return the ledger's own row; raises LookupError where there is none yet."""
+    row = connection.execute(select(ledger)).first()
+    if row is None:
+        raise LookupError("the ledger is new: no operator has opened it yet")
+    return State(row.opened_at, row.watermark, msgspec.json.decode(row.calendars, type=Calendars))
 
 
 def stay_of(row: Holding) -> Stay:

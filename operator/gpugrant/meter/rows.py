@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import Connection, RowMapping, Table, bindparam, insert, or_, select, update
 
 from gpugrant.meter.booking import Holding
+from gpugrant.meter.books import Books
 from gpugrant.meter.facts import Account, Dimensions, EndReason, Owner
 from gpugrant.meter.tables import accounts, holdings
 
@@ -227,3 +228,9 @@ def set_to(connection: Connection, table: Table, key: dict[str, Any], amount: in
     changed = connection.execute(update(table).filter_by(**key).values(gpu_seconds=amount))
     if not changed.rowcount:
         connection.execute(insert(table).values(**key, gpu_seconds=amount))
+
+
+def enter_accounts(books: Books, known: Accounts, found: Mapping[Account, int]) -> None:
+    """Take note of accounts that are written now."""
+    fresh = (pair for pair in found.items() if not known.has(pair[0]))
+    books.add(accounts, ({"id": number, **account_values(account)} for account, number in fresh))

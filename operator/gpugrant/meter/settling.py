@@ -6,18 +6,18 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection, delete, func, insert, select
 
-from gpugrant.meter.books import BROKEN, CUT, DAY, Books, Entry
+from gpugrant.meter.books import BROKEN, CUT, DAY, Books, Entry, take_lock
 from gpugrant.meter.day_tables import cells, corrections, day_digests, day_pools, days, months, totals
 from gpugrant.meter.days import DayRow, Rewrite, add_day, day_row, read_cells, read_closed, stale_day
 from gpugrant.meter.facts import Account
+from gpugrant.meter.floors import Sums, write_floors
 from gpugrant.meter.months import Calendar, Calendars, Day, day_from
 from gpugrant.meter.reading import build_from_rows
-from gpugrant.meter.rows import Accounts, add_to
+from gpugrant.meter.rows import Accounts, add_to, enter_accounts
 from gpugrant.meter.seals import entered_seal, seal_of_day
 from gpugrant.meter.tables import accounts as account_rows
-from gpugrant.meter.tally import DayEnds, Delta, Sums, Tally
-from gpugrant.meter.timeline import Built, Cell
-from gpugrant.meter.transaction import enter_accounts, take_lock, write_floors
+from gpugrant.meter.tally import DayEnds, Delta, Tally
+from gpugrant.meter.window import Built, Cell
 
 SETTLE_SECONDS = 60  # how long after its end a day closes
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from gpugrant.meter.booking import Crowding
-from gpugrant.meter.books import Books
+from gpugrant.meter.books import Books, SupersededError, take_lock
 from gpugrant.meter.closing import (
     ClosedMonth,
     Mark,
@@ -31,16 +31,17 @@ from gpugrant.meter.histories import Histories, StockFact
 from gpugrant.meter.loading import load_crowding, load_tally
 from gpugrant.meter.migrations import upgrade
 from gpugrant.meter.month import MonthAccount
-from gpugrant.meter.monthly import counted_account, reported
+from gpugrant.meter.monthly import counted_account
 from gpugrant.meter.months import Calendars, Month
 from gpugrant.meter.raw_sums import held_by_pool
+from gpugrant.meter.reported import reported
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.settling import Settling, cut_again
 from gpugrant.meter.tables import ledger, settings_versions
 from gpugrant.meter.tally import Tally
-from gpugrant.meter.timeline import PoolOf
-from gpugrant.meter.transaction import Change, SupersededError, Transaction, TwiceError, take_lock
+from gpugrant.meter.transaction import Change, Transaction, TwiceError
 from gpugrant.meter.verify import drift_of, next_day_to_check
+from gpugrant.meter.window import PoolOf
 
 _T = TypeVar("_T")
 

@@ -5,7 +5,6 @@ Changed only after a commit, so it never shows what a crash could take back. Rea
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from enum import StrEnum
 from threading import RLock
 from typing import Any
 
@@ -13,25 +12,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gpugrant.meter.booking import Holding
-from gpugrant.meter.facts import Account, Condition, Contracted, Failure, Owner, Placed, Seated
+from gpugrant.meter.facts import Account, Condition, Contracted, Failure, Placed, Seated
+from gpugrant.meter.floors import Floors, PoolKey, Series, Sums
 from gpugrant.meter.histories import FOR_EVER, Dated, Histories, Key
 from gpugrant.meter.months import Calendars, Day, day_from, first_second
 from gpugrant.meter.reading import facts_of, stay_of
-from gpugrant.meter.timeline import PoolOf, Stay, build
+from gpugrant.meter.timeline import PUBLIC, build
+from gpugrant.meter.window import PoolOf, Stay
 
-Sums = dict[tuple[str, Condition], int]  # by month and condition
-
-
-class Promise(StrEnum):
-    """What else has a floor, beside the conditions of an account."""
-
-    SHORTFALL = "Shortfall"
-
-
-Series = tuple[Account, Condition | Promise]
 FailureKey = tuple[str, str, str, str, str, str]  # programme, provider, pool, gpu_type, share, cause
-PoolKey = tuple[str, str, str]  # programme, provider, pool
-PoolLabels = tuple[str, str, str, str, str]  # and gpu_type, share
+PoolLabels = tuple[str, str, str, str, str]  # programme, provider, pool, gpu_type, share
 
 SHOWN_DIGESTS = 35  # days, of every programme and provider
 
@@ -96,15 +86,13 @@ class Tally:
         self._stays: dict[str, Stay] = {}
         self._held: set[str] = set()
         self._closed: dict[Account, Sums] = {}
-        self._shown: dict[Series, int] = {}
+        self._floors = Floors()
         self._built: dict[str, _Open] = {}  # by programme, what will hardly change
         self._last: Reading | None = None
         self._is_fresh = False
         self._shortfall: Counter[PoolKey] = Counter()
-        self._shortfall_shown: dict[PoolKey, int] = {}
         self._promised_types: dict[PoolKey, str] = {}  # GPU types, as the last contract says
         self._digests: dict[tuple[str, str], dict[str, str]] = {}
-        self._floored: set[str] = set()  # pools whose floors are kept as of the last reading
 
     # -- loading -------------------------------------------------------------------------------------
 
@@ -119,10 +107,8 @@ class Tally:
         """Start from what is stored."""
         self._shortfall.update(shortfall)
         self._show_digests(digests)
-        self._closed, self._shown = closed, shown
-        for (account, what), amount in shown.items():
-            if what is Promise.SHORTFALL:
-                self._shortfall_shown[account.programme, account.provider, account.pool] = amount
+        self._closed = closed
+        self._floors.load(shown)
         self.failures = Counter(failure_key(failure) for failure in failures)
 
     def load_begins(self, begins: Mapping[str, int]) -> int:
@@ -157,7 +143,7 @@ class Tally:
                 self._begin_with(one)
             for _, row in delta.changes:
                 self._place(row)
-            self._shown.update(delta.shown)
+            self._floors.kept.update(delta.shown)
             self._shortfall.update(delta.shortfall)
             self._show_digests(delta.digests)
             self.failures.update(failure_key(failure) for failure in delta.failures)
@@ -268,7 +254,7 @@ class Tally:
             if self._last is None or not self._is_fresh:
                 self._last = self._make()
                 self._is_fresh = True
-                self._floored.clear()
+                self._floors.shown_anew()
             return self._last
         finally:
             self.lock.release()
@@ -287,10 +273,7 @@ class Tally:
             counted = counters[account] = {}
             for (_, condition), amount in kept.items():
                 counted[condition] = counted.get(condition, 0) + amount
-        for (account, what), floor in self._shown.items():
-            if isinstance(what, Condition):
-                counted = counters.setdefault(account, {})
-                counted[what] = max(counted.get(what, 0), floor)
+        self._floors.raise_counters(counters)
         digests = tuple(
             (programme, provider, day, sha256)
             for (programme, provider), known in self._digests.items()
@@ -308,12 +291,8 @@ class Tally:
 
     def _read_shortfall(self, open_days: Counter[PoolKey]) -> dict[PoolLabels, int]:
         """Return by how much promises were not met; never less than was shown."""
-        for pool, amount in (self._shortfall + open_days).items():
-            self._shortfall_shown[pool] = max(amount, self._shortfall_shown.get(pool, 0))
-        return {
-            (*pool, self._promised_types.get(pool, ""), "Public"): amount
-            for pool, amount in self._shortfall_shown.items()
-        }
+        shown = self._floors.raise_shortfall(self._shortfall + open_days)
+        return {(*pool, self._promised_types.get(pool, ""), PUBLIC): amount for pool, amount in shown.items()}
 
     def _open_sums(self, programme: str) -> tuple["_Open", "_Open"]:
         """Return the sums of a programme's open days up to the watermark: of what is settled, of what is not yet."""
@@ -364,40 +343,20 @@ class Tally:
     @property
     def floors_kept(self) -> Mapping[Series, int]:
         """Return the floors that are stored."""
-        return self._shown
+        return self._floors.kept
 
     def floors_of(self, pools: Collection[str], since: int) -> dict[Series, int]:
         """Return what the counters of some pools ("*": of all) show, if ``since`` was shown to anybody already."""
-        shown = self.read() if self._last is None else self._last
-        if since >= shown.watermark:
-            return {}
-        wanted = set(pools) - self._floored
-        if "*" in self._floored or not wanted:
-            return {}
-        self._floored |= wanted
-        found = self._not_kept(shown, lambda account, _: account.pool in wanted or "*" in wanted)
-        for pool, amount in self._shortfall_shown.items():
-            series = (_promise_of(pool), Promise.SHORTFALL)
-            if (pool[2] in wanted or "*" in wanted) and amount > self._shown.get(series, 0):
-                found[series] = amount
-        return found
+        shown = self._shown()
+        return {} if since >= shown.watermark else self._floors.of_pools(pools, shown.counters)
 
     def floors_of_falls(self, moved: Mapping[Account, Sums]) -> dict[Series, int]:
         """Return what counters show whose sum falls by this."""
-        shown = self.read() if self._last is None else self._last
-        falls: Counter[Series] = Counter()
-        for account, sums in moved.items():
-            for (_, condition), amount in sums.items():
-                falls[account, condition] += amount
-        return self._not_kept(shown, lambda account, condition: falls[account, condition] < 0)
+        return self._floors.of_falls(moved, self._shown().counters)
 
-    def _not_kept(self, shown: Reading, wanted: Any) -> dict[Series, int]:
-        return {
-            (account, condition): amount
-            for account, counters in shown.counters.items()
-            for condition, amount in counters.items()
-            if wanted(account, condition) and amount > self._shown.get((account, condition), 0)
-        }
+    def _shown(self) -> Reading:
+        """Return what was read last."""
+        return self.read() if self._last is None else self._last
 
 
 class _Open:
@@ -407,12 +366,6 @@ class _Open:
         self.until = until
         self.sums: dict[tuple[Account, str, Condition], int] = {}
         self.shortfall: Counter[PoolOf] = Counter()
-
-
-def _promise_of(pool: PoolKey) -> Account:
-    """Return the account that the floor of a pool's shortfall is kept under."""
-    programme, provider, name = pool
-    return Account(programme, provider, name, share="Public", owner=Owner.FREE)
 
 
 def failure_key(failure: Failure) -> FailureKey:

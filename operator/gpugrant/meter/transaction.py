@@ -9,12 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select
 
 from gpugrant.meter.booking import Crowding, Holding, book, settle_server
-from gpugrant.meter.books import LATE, Books, Entry
-from gpugrant.meter.day_tables import floors
-from gpugrant.meter.days import add_day, mark_stale
+from gpugrant.meter.books import Books, take_lock
 from gpugrant.meter.facts import (
     Account,
     Announced,
@@ -33,29 +31,23 @@ from gpugrant.meter.facts import (
     SettingsVersion,
     Unwell,
 )
+from gpugrant.meter.floors import EVERY_POOL, Series, write_floors
 from gpugrant.meter.histories import FOR_EVER, KINDS, Dated, Key, Told, novel, put_in, read_history
-from gpugrant.meter.months import Day, day_from, first_second
 from gpugrant.meter.rows import (
     Accounts,
-    account_values,
+    enter_accounts,
     holding_values,
     holdings_by_uid,
     holdings_on,
     once,
-    set_to,
     write_ends,
 )
 from gpugrant.meter.seals import settings_entry
-from gpugrant.meter.tables import accounts as account_rows
-from gpugrant.meter.tables import failures, gaps, holdings, ledger, settings_versions, unwell
-from gpugrant.meter.tally import DayEnds, Delta, Series, Tally
+from gpugrant.meter.tables import failures, gaps, holdings, settings_versions, unwell
+from gpugrant.meter.tally import Delta, Tally
+from gpugrant.meter.touched import Touched
 
 Change = tuple[Holding | None, Holding]
-EVERY_POOL = "*"
-
-
-class SupersededError(Exception):
-    """Another process has written to the ledger since it was loaded."""
 
 
 class TwiceError(Exception):
@@ -68,42 +60,6 @@ class Written(Struct, frozen=True):
     delta: Delta
     accounts: Mapping[Account, int]
     checked: tuple[tuple[str, int, tuple[Holding, ...]], ...]  # server, since, its rows that end later
-
-
-def take_lock(connection: Connection, writes: int) -> Books:
-    """Take the write lock and return the ledger's own row, to be closed again at the transaction's end.
-
-    ``writes`` is the number of the last write we know of; raises SupersededError where somebody else wrote.
-    """
-    connection.execute(update(ledger).values(writes=ledger.c.writes + 1))
-    books = Books.locked(connection)
-    if books.writes != writes + 1:
-        raise SupersededError("another process wrote to the ledger; loading it again")
-    return books
-
-
-def write_floors(
-    connection: Connection,
-    books: Books,
-    shown: Mapping[Series, int],
-    before: Mapping[Series, int],
-    ids: Mapping[Account, int],
-    step: Callable[[str], None],
-) -> None:
-    """Keep what counters have shown; ``before``: what is kept of them already."""
-    for series, amount in shown.items():
-        key = {"account_id": ids[series[0]], "condition": series[1].value}
-        set_to(connection, floors, key, amount)
-        if series in before:
-            books.add(floors, [{**key, "gpu_seconds": before[series]}], -1)
-        books.add(floors, [{**key, "gpu_seconds": amount}])
-    step("floors")
-
-
-def enter_accounts(books: Books, known: Accounts, found: Mapping[Account, int]) -> None:
-    """Take note of accounts that are written now."""
-    fresh = (pair for pair in found.items() if not known.has(pair[0]))
-    books.add(account_rows, ({"id": number, **account_values(account)} for account, number in fresh))
 
 
 class Transaction:
@@ -129,10 +85,8 @@ class Transaction:
         self._reread: dict[tuple[type[Any], Key], list[Dated]] = {}
         self._told: list[Dated] = []
         self._checked: list[tuple[str, int, tuple[Holding, ...]]] = []
-        self._touched: list[tuple[int, int]] = []  # [since, until) in which things are otherwise now
-        self._pools: set[str] = set()
-        self._begins: dict[str, int] = {}
         self._books: Books
+        self._touched: Touched
 
     def write(self, facts: Sequence[Fact], watermark: int, writes: int, batch: str = "") -> Written:
         """Write the batch. ``writes`` is the number of the last write we know of.
@@ -144,6 +98,7 @@ class Transaction:
         if batch and self._books.batch == batch:
             raise TwiceError
         self._books.batch = batch
+        self._touched = Touched(self._connection, self._books, self._tally, self._opened_at, self._history)
         self._step("locked")
         # 2. Facts that stand for themselves.
         self._write_histories([one for one in facts if type(one) in KINDS])  # type: ignore[misc]
@@ -155,8 +110,9 @@ class Transaction:
         changes = self._book([one for one in facts if isinstance(one, Held | Ended)])
         self._write_rows(changes)
         # 4. What days that are stored, and counters that were shown, do not know yet.
-        since = min((start for start, _ in self._touched), default=FOR_EVER)
-        days = self._mark_days()
+        since = self._touched.since
+        days = self._touched.mark_days()
+        self._step("days")
         shown = self._write_floors(since)
         # 5. The watermark, and the seal over all of it.
         mark = self._books.watermark = max(watermark, self._books.watermark)
@@ -207,12 +163,14 @@ class Transaction:
         self._reread_unwell([row.uid for old, row in changes if old is None])
         for old, row in changes:
             account = row.dimensions.account
-            self._touch(_first_change(old, row), _last_change(old, row), row.dimensions.server, account.pool)
-            self._pools.update(
+            self._touched.touch(
+                _first_change(old, row), _last_change(old, row), row.dimensions.server, account.pool
+            )
+            self._touched.pools.update(
                 one.pool for one in self._history(Seated, account.grant_uid) if isinstance(one, Seated)
             )
             if account.pool:
-                self._begin(account.programme, row.start)
+                self._touched.begin(account.programme, row.start)
 
     def _values(self, row: Holding) -> dict[str, Any]:
         return holding_values(row, self._found[row.dimensions.account])
@@ -231,77 +189,11 @@ class Transaction:
         enter_accounts(self._books, self._accounts, found)
         self._found |= found
 
-    # -- what is otherwise now -----------------------------------------------------------------------
-
-    def _touch(self, since: int, until: int, server: str = "", pool: str = "") -> None:
-        """Take note that [since, until) is otherwise than it was, and in which pools."""
-        if since >= until:
-            return
-        self._touched.append((since, until))
-        self._pools.add(pool)
-        if server:
-            history = self._history(Placed, server)
-            # Where a server is of no pool, its seconds are on the accounts that its pods were bound on.
-            pools = {
-                placed.pool if isinstance(placed, Placed) and placed.seats else EVERY_POOL
-                for placed in history
-            }
-            self._pools |= pools
-            if not history or history[0].since > since:
-                self._pools.add(EVERY_POOL)
-
-    def _begin(self, programme: str, at: int) -> None:
-        if programme:
-            self._begins[programme] = min(at, self._begins.get(programme, at))
-
-    def _mark_days(self) -> dict[str, DayEnds]:
-        """Mark the stored days that are otherwise now; add those before the first, where there was nothing yet."""
-        ends = self._tally.days
-        latest = max((one.until for one in ends.values()), default=0)
-        for since, until in self._touched:
-            if since < latest:
-                for programme, day in mark_stale(self._connection, since, until):
-                    self._enter_late(programme, day)
-        grown: dict[str, DayEnds] = {}
-        for programme, begin in self._begins.items():
-            known = ends.get(programme)
-            if known is None:
-                continue
-            first = self._accounted_from(programme, known, begin)
-            if first < known.first:
-                grown[programme] = replace(known, first=self._add_days_before(programme, known.first, first))
-        self._step("days")
-        return grown
-
-    def _accounted_from(self, programme: str, known: DayEnds, begin: int) -> int:
-        """Return where days start that have to be there: no month is made before one that is closed."""
-        calendar = self._tally.calendars.of(programme)
-        if known.closed_month:
-            begin = max(begin, calendar.month_of(known.first).start)
-        return first_second(calendar, begin, self._opened_at)
-
-    def _add_days_before(self, programme: str, first: int, begin: int) -> int:
-        """Write the days from that of ``begin`` to the first stored one, to be summed; return where they start."""
-        calendar = self._tally.calendars.of(programme)
-        start = at = begin
-        while at < first:
-            day = day_from(calendar, at)
-            add_day(self._connection, programme, replace(day, end=min(day.end, first)), stale=True)
-            self._enter_late(programme, day)
-            at = day.end
-        return start
-
-    def _enter_late(self, programme: str, day: Day) -> None:
-        """Enter that facts came late for a day: nothing else may mark it stale."""
-        self._books.enter(Entry(LATE, programme, name=day.name, start=day.start))
-
     def _write_floors(self, since: int) -> dict[Series, int]:
         """Keep what counters show that speak of a time of which a part turns out not to have been so."""
-        shown = self._tally.floors_of(self._pools, since)
+        shown = self._tally.floors_of(self._touched.pools, since)
         self._know_accounts(account for account, _ in shown)
-        write_floors(
-            self._connection, self._books, shown, self._tally.floors_kept, self._found, self._step
-        )
+        write_floors(self._connection, self._books, shown, self._tally.floors_kept, self._found, self._step)
         return shown
 
     # -- facts that stand for themselves -------------------------------------------------------------
@@ -353,15 +245,17 @@ class Transaction:
         if isinstance(fact, GrantTerms):
             if len(self._history(GrantTerms, fact.grant_uid)) == 1 and self._is_known(fact.grant_uid):
                 since = min(since, fact.start, fact.end)  # the first terms hold for the time before them too
-            self._touch(since, told.until, pool=EVERY_POOL)
+            self._touched.touch(since, told.until, pool=EVERY_POOL)
         elif isinstance(fact, Placed | Health | Unwell | Announced | Claimed):
-            self._touch(since, told.until, fact.server, EVERY_POOL if isinstance(fact, Placed) else "")
+            self._touched.touch(
+                since, told.until, fact.server, EVERY_POOL if isinstance(fact, Placed) else ""
+            )
         else:
-            self._touch(since, told.until, pool=fact.pool)
+            self._touched.touch(since, told.until, pool=fact.pool)
             previous = self._history(type(fact), KINDS[type(fact)].key(fact))
-            self._pools.update(one.pool for one in previous if isinstance(one, Seated))
+            self._touched.pools.update(one.pool for one in previous if isinstance(one, Seated))
         if isinstance(fact, Placed | Seated | Contracted):
-            self._begin(fact.programme, fact.since)
+            self._touched.begin(fact.programme, fact.since)
 
     def _is_known(self, grant: str) -> bool:
         """Say whether anything was on a grant's account before its terms were told."""

@@ -22,10 +22,11 @@ from gpugrant.meter.reading import build_from_rows, facts_of, histories_of, stay
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.seals import entered_seal, seal_of_day
 from gpugrant.meter.tables import holdings
-from gpugrant.meter.timeline import Built, Cell, PoolOf, Stay, build
+from gpugrant.meter.timeline import build
 from gpugrant.meter.verify_holds import Holds
 from gpugrant.meter.verify_journal import Journal, of_sum
 from gpugrant.meter.verify_months import check_corrections, check_months, frozen_digest
+from gpugrant.meter.window import Built, Cell, PoolOf, Stay
 
 _SEATS = "seats x seconds"
 

@@ -13,12 +13,13 @@ from gpugrant.meter.difference import JOURNAL, Difference
 from gpugrant.meter.digests import day_digest
 from gpugrant.meter.facts import Account, Condition, Owner
 from gpugrant.meter.month import AwardRow, Correction, MonthAccount
-from gpugrant.meter.monthly import HELD_IDENTITY, SEATS_IDENTITY, Frozen, read_state
+from gpugrant.meter.monthly import HELD_IDENTITY, SEATS_IDENTITY, Frozen
 from gpugrant.meter.months import Calendar
+from gpugrant.meter.reading import read_state
 from gpugrant.meter.rows import Accounts
 from gpugrant.meter.seals import seal_of_month
-from gpugrant.meter.timeline import Cell
 from gpugrant.meter.verify_journal import Journal
+from gpugrant.meter.window import Cell
 
 DAYS = "its days say"
 FROZEN = "the account that was kept as it closed says"

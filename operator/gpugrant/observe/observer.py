@@ -9,10 +9,8 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from sys import intern
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
 from gpugrant import names
@@ -21,141 +19,16 @@ from gpugrant.model.node import Node
 from gpugrant.model.objects import Grant, Namespace, Pool, Quota
 from gpugrant.model.pod import Pod
 from gpugrant.observe.adopt import Adoption
-from gpugrant.observe.cache import Cache, Kind, Receiver, alike_but_version
+from gpugrant.observe.cache import Cache, Receiver
 from gpugrant.observe.client import ApiError, Client
+from gpugrant.observe.cluster_kinds import NAMESPACES, NODES, PODS, SETTINGS, SettingsText
 from gpugrant.observe.health import CacheHealth, CacheMetrics
 from gpugrant.observe.kinds import OWN_KINDS, Own, OwnKinds
-from gpugrant.observe.project import project_namespace, project_node, project_pod
+from gpugrant.observe.listeners import Meter, World
 
 log = logging.getLogger(__name__)
 
-
-class World(Protocol):
-    """What decide/ takes in. Every method is synchronous and cheap."""
-
-    def put_pod(self, pod: Pod) -> None:
-        """Take a GPU pod as it is now."""
-
-    def drop_pod(self, uid: str) -> None:
-        """Forget a pod."""
-
-    def put_node(self, node: Node) -> None:
-        """Take a node as it is now."""
-
-    def drop_node(self, name: str) -> None:
-        """Forget a node."""
-
-    def put_namespace(self, namespace: Namespace) -> None:
-        """Take a namespace."""
-
-    def drop_namespace(self, name: str) -> None:
-        """Forget a namespace."""
-
-    def put_pool(self, pool: Pool) -> None:
-        """Take a pool."""
-
-    def drop_pool(self, name: str) -> None:
-        """Forget a pool."""
-
-    def put_quota(self, quota: Quota) -> None:
-        """Take a tenant's quota."""
-
-    def drop_quota(self, name: str) -> None:
-        """Forget a tenant's quota."""
-
-    def put_grant(self, grant: Grant) -> None:
-        """Take a grant."""
-
-    def drop_grant(self, uid: str) -> None:
-        """Forget a grant."""
-
-    def set_settings(self, settings: Settings) -> None:
-        """Take new settings."""
-
-    def set_overhead(self, node: str, cpu_milli: int, memory: int) -> None:
-        """Take what pods without GPUs ask of a node."""
-
-
-class Meter(Protocol):
-    """What the meter takes in."""
-
-    def observe_pod(self, pod: Pod) -> None:
-        """Take note of a pod as it is now."""
-
-    def pod_gone(self, pod: Pod, at: int, seen: int | None = None) -> None:
-        """Take note that a pod's object is gone; seen: until when it was watched."""
-
-    def observe_grant(self, grant: Grant) -> None:
-        """Take note of a grant's term."""
-
-    def observe_quota(self, quota: Quota) -> None:
-        """Take note of a tenant's name."""
-
-    def observe_node(self, node: Node, seen_until: int | None = None) -> None:
-        """Take note of a node as it is now; seen_until: till when it was watched, if this went unseen."""
-
-    def node_gone(self, name: str, at: int, seen_until: int | None = None) -> None:
-        """Take note that a node's object is gone."""
-
-    def world_changed(self, namespace: str = "") -> None:
-        """Take note that pools, settings or a namespace changed, by which terms are read."""
-
-    def observe_settings(self, digest: str, text: str, settings: Settings) -> None:
-        """Take note of the settings now in force."""
-
-
-class SettingsText(msgspec.Struct, frozen=True):
-    """The settings ConfigMap as projected: its identity and its text."""
-
-    namespace: str
-    name: str
-    uid: str
-    text: str
-
-
 SettingsTold = Callable[[SettingsText, Settings | None, str, str], None]
-
-
-PODS: Kind[Pod] = Kind(
-    "pods",
-    "/api/v1/pods",
-    project_pod,
-    lambda meta: intern(meta.uid),
-    (("labelSelector", names.GPU_LABEL),),
-    alike_but_version,
-)
-NODES: Kind[Node] = Kind(
-    "nodes", "/api/v1/nodes", project_node, lambda meta: intern(meta.name), (), alike_but_version
-)
-NAMESPACES: Kind[Namespace] = Kind(
-    "namespaces", "/api/v1/namespaces", project_namespace, lambda meta: intern(meta.name)
-)
-
-
-class _ConfigMap(msgspec.Struct):
-    metadata: dict[str, Any]
-    data: dict[str, str] | None = None
-
-
-_decode_config_map = msgspec.json.Decoder(_ConfigMap).decode
-
-
-def project_settings(body: bytes | msgspec.Raw) -> SettingsText:
-    """Return the settings text of a ConfigMap."""
-    it = _decode_config_map(body)
-    meta = it.metadata
-    return SettingsText(
-        meta["namespace"], meta["name"], meta["uid"], (it.data or {}).get(names.SETTINGS_KEY, "")
-    )
-
-
-SETTINGS: Kind[SettingsText] = Kind(
-    "settings",
-    f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}/configmaps",
-    project_settings,
-    lambda meta: meta.uid,
-    (("fieldSelector", f"metadata.name={names.SETTINGS_CONFIGMAP}"),),
-)
 
 
 class Observer:

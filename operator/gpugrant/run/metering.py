@@ -21,6 +21,9 @@ LATEST_SECONDS = 60
 class Metering:
     """The observer's meter. Made before observer and writer: ``strip``, ``gone``, ``fresh`` come later.
 
+    ``clock`` is the API server's, in epoch seconds. ``fresh`` says until when the cache of pods is known to be so, and
+    is that clock while there is no cache: nothing is dated by the host's.
+
     Nothing is booked before all has been seen once: what a pod's account is rests on objects of four kinds
     that come in any order, and it stays as it was at bind.
     """
@@ -34,7 +37,7 @@ class Metering:
     ) -> None:
         self.strip: Callable[[Pod], None] = lambda _: None
         self.gone: dict[str, int] = {}
-        self.fresh: Callable[[], float] = lambda: 0.0
+        self.fresh = clock
         self._world = world
         self._clock = clock
         self._seen_once = False

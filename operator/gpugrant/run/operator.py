@@ -20,8 +20,9 @@ from gpugrant.act.events import About
 from gpugrant.act.writer import Writer
 from gpugrant.config import Settings
 from gpugrant.observe.client import Client
+from gpugrant.observe.cluster_kinds import SettingsText
 from gpugrant.observe.credentials import Credentials, load_credentials
-from gpugrant.observe.observer import Observer, SettingsText
+from gpugrant.observe.observer import Observer
 from gpugrant.run.identity import identity
 from gpugrant.run.lease import Lease, LeaseLostError
 from gpugrant.run.parts import Parts

@@ -4,10 +4,8 @@ Health comes with the nodes' events; whose a server is comes out of plans. Facts
 changed while nobody watched is doubted for as long as that may be: such seats are Unobserved, never guessed.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from msgspec.structs import replace
@@ -18,7 +16,6 @@ from gpugrant.decide.state import OWN_USE, GrantState, PoolState, Server
 from gpugrant.decide.world import World
 from gpugrant.meter.facts import (
     Announced,
-    Aspect,
     Claimed,
     Contracted,
     Health,
@@ -26,18 +23,14 @@ from gpugrant.meter.facts import (
     Named,
     Owner,
     Placed,
-    PoolFact,
     Seated,
-    ServerFact,
     Unwell,
 )
-from gpugrant.meter.spans import Dated
 from gpugrant.model.node import Node
 from gpugrant.model.objects import Quota
 from gpugrant.model.pod import Pod
-
-_F = TypeVar("_F", Placed, Health, Announced, Claimed, Unwell, Seated, Contracted)
-StockFact = ServerFact | PoolFact | Named
+from gpugrant.run.server_health import ServerHealth
+from gpugrant.run.telling import StockFact, Telling
 
 
 class Stock:
@@ -45,10 +38,10 @@ class Stock:
 
     def __init__(self, world: World, put: Callable[[StockFact], None], now: Callable[[], int]) -> None:
         self._world = world
-        self._put = put
+        self._telling = Telling(put, now)
         self._now = now
         self._placed: dict[str, Placed] = {}
-        self._health: dict[tuple[str, Aspect], Health] = {}
+        self._health = ServerHealth(self._telling)
         self._announced: dict[str, Announced] = {}
         self._claims: dict[str, dict[str, Claimed]] = {}
         self._unwell: dict[str, Unwell] = {}
@@ -56,10 +49,6 @@ class Stock:
         self._contracted: dict[str, Contracted] = {}
         self._named: dict[str, Named] = {}
         self._of_pool: dict[str, set[str]] = {}  # servers by the pool they were told to be of
-        self._second: dict[
-            object, list[Any]
-        ] = {}  # what was told of a subject in the last second that had any
-        self._unsure: Counter[str] = Counter()  # seats by server, of pods whose devices changed unwatched
         self._since = 0  # until when it was watched before this process began
         self._looked = False
 
@@ -71,7 +60,7 @@ class Stock:
                 case Placed():
                     self._note_placed(fact)
                 case Health():
-                    self._health[fact.server, fact.aspect] = fact
+                    self._health.load(fact)
                 case Announced():
                     self._announced[fact.server] = fact
                 case Claimed():
@@ -99,17 +88,11 @@ class Stock:
 
     def _tell_gone(self, name: str, at: int, seen_until: int | None) -> None:
         placed = self._placed.get(name)
-        if placed is None or not self._is_present(name):
+        if placed is None or not self._health.is_present(name):
             return
-        if seen_until is not None and seen_until < at:
-            self._doubt(name, placed.seats or 1, seen_until, at)
-        self._tell_aspect(name, Aspect.PRESENT, at, 0)
+        self._health.tell_gone(name, placed.seats, at, seen_until)
         if placed.seats:
             self._place(Placed(name, at))
-
-    def _is_present(self, name: str) -> bool:
-        told = self._health.get((name, Aspect.PRESENT))
-        return told is None or bool(told.value)
 
     def observe_pod(self, pod: Pod, *, unwatched: bool = False) -> None:
         """Tell how many of a pod's seats are called unhealthy; ``unwatched``: it may have changed before now."""
@@ -117,12 +100,10 @@ class Stock:
         if pod.ended:
             self._unwell.pop(pod.uid, None)
         elif pod.node and pod.unwell != (told.seats if told else 0):
-            since = _after(told, self._now())
             if unwatched:
-                self._unsure[pod.node] += abs(pod.unwell - (told.seats if told else 0))
-            fact = self._unlike(("pod", pod.uid), Unwell(pod.uid, pod.node, since, pod.unwell))
-            self._unwell[pod.uid] = fact
-            self._put(fact)
+                self._health.doubt_pod(pod.node, abs(pod.unwell - (told.seats if told else 0)))
+            fact = Unwell(pod.uid, pod.node, self._now(), pod.unwell)
+            self._unwell[pod.uid] = self._telling.tell(("pod", pod.uid), told, fact)
 
     def pod_gone(self, pod: Pod) -> None:
         """Forget a pod."""
@@ -134,7 +115,7 @@ class Stock:
         told = self._named.get(quota.name)
         if name != (told.display_name if told else ""):
             self._named[quota.name] = fact = Named(quota.name, self._now(), name)
-            self._put(fact)
+            self._telling.put(fact)
 
     def take(self) -> None:
         """After a plan: tell whose every server of the pools that it touched is now."""
@@ -214,28 +195,15 @@ class Stock:
         self._tell_window(node, rules)
         self._tell_claims(server)
 
+    def _tell_health(self, node: Node, placed: Placed, seen_until: int | None) -> None:
+        pool = self._world.pools.get(placed.pool)
+        self._health.tell(node, placed, pool.resource if pool else "", seen_until)
+
     def _place(self, fact: Placed) -> None:
         told = self._placed.get(fact.server)
         if told is not None and _but_since(told) == _but_since(fact):
             return
-        fact = self._unlike(fact.server, replace(fact, since=_after(told, fact.since)))
-        self._note_placed(fact)
-        self._put(fact)
-
-    def _unlike(self, subject: object, fact: _F) -> _F:
-        """Return a fact, a second later where it is equal to one of the same second that another one followed.
-
-        The ledger takes such a fact for that one told again.
-        """
-        told = self._second.get(subject)
-        if told is None or told[0].since != fact.since:
-            self._second[subject] = [fact]
-        elif fact in told:
-            fact = replace(fact, since=fact.since + 1)
-            self._second[subject] = [fact]
-        else:
-            told.append(fact)
-        return fact
+        self._note_placed(self._telling.tell(fact.server, told, fact))
 
     def _note_placed(self, fact: Placed) -> None:
         told = self._placed.get(fact.server)
@@ -249,82 +217,13 @@ class Stock:
         """Return since when something holds: now; of what was there before the first look, since it was made."""
         return self._now() if known or self._looked else max(created, self._since)
 
-    # -- health --------------------------------------------------------------------------------------
-
-    def _tell_health(self, node: Node, placed: Placed, seen_until: int | None) -> None:
-        """Tell what is otherwise about a server; of one of no pool (any more) only what needs no number of seats."""
-        now = self._now()
-        ready = self._health.get((node.name, Aspect.READY))
-        new = bool(placed.seats) and (ready is None or ready.since < placed.since)
-        if not self._is_present(node.name):
-            self._tell_aspect(node.name, Aspect.PRESENT, placed.since if new else now, 1)
-        unsure_until = self._tell_ready(node, placed, None if new else seen_until)
-        resource = self._world.pools[placed.pool].resource if placed.pool in self._world.pools else ""
-        known = min(placed.seats, node.seats_installed(resource))
-        offered = min(known, node.seats_allocatable(resource))
-        unsure = self._unsure.pop(node.name, 0)
-        doubted = 0 if new else min(placed.seats or 1, unsure)
-        for aspect, value, otherwise in (
-            (Aspect.CORDONED, int(node.unschedulable), 0),
-            (Aspect.CAPACITY, known, placed.seats),
-            (Aspect.OFFERED, offered, known),
-        ):
-            told = self._health.get((node.name, aspect))
-            was = told.value if told else otherwise
-            if value == was and (told is not None or value == otherwise):
-                continue
-            if not placed.seats and aspect is not Aspect.CORDONED:
-                continue
-            if seen_until is not None and not new:
-                part = (placed.seats or 1) if aspect is Aspect.CORDONED else abs(value - was)
-                doubted = max(doubted, part)
-            self._tell_aspect(node.name, aspect, placed.since if new else now, value)
-        if seen_until is not None and (doubted or unsure_until):
-            # One doubt over all that may have been: two would end each other.
-            seats = (placed.seats or 1) if unsure_until else doubted
-            self._doubt(node.name, seats, max(seen_until, placed.since), now if doubted else unsure_until)
-
-    def _tell_ready(self, node: Node, placed: Placed, seen_until: int | None) -> int:
-        """Tell of the Ready condition; return until when it cannot be known what it was, 0 for never.
-
-        The condition says when it changed last. A change that nobody watched may not have been the only one.
-        """
-        now, told = self._now(), self._health.get((node.name, Aspect.READY))
-        at = min(node.ready_since, now) if node.ready_since else now
-        if told is None or (placed.seats and told.since < placed.since):
-            self._tell_aspect(node.name, Aspect.READY, max(at, placed.since), int(node.ready))
-            return 0
-        unsure = seen_until is not None and node.ready_since > max(seen_until, told.since)
-        if unsure and seen_until is not None and not told.value:
-            # That it stayed lost is not known either.
-            self._tell_aspect(node.name, Aspect.READY, max(seen_until, placed.since), 1)
-        told = self._health[node.name, Aspect.READY]
-        if told.value != int(node.ready):
-            self._tell_aspect(node.name, Aspect.READY, max(at, told.since), int(node.ready))
-        return at if unsure else 0
-
-    def _doubt(self, server: str, seats: int, start: int, end: int) -> None:
-        """Tell that so many seats' condition over [start, end) cannot be known."""
-        if start < end:
-            self._tell_aspect(server, Aspect.DOUBTED, start, seats)
-            self._tell_aspect(server, Aspect.DOUBTED, end, 0)
-
-    def _tell_aspect(self, server: str, aspect: Aspect, since: int, value: int) -> None:
-        since = _after(self._health.get((server, aspect)), since)
-        fact = self._unlike((server, aspect), Health(server, aspect, since, value, self._now()))
-        self._health[server, aspect] = fact
-        self._put(fact)
-
     def _tell_window(self, node: Node, rules: Programme) -> None:
         start, end = _window(node.maintenance)
         told = self._announced.get(node.name)
         if (start, end) == ((told.start, told.end) if told else (0, 0)):
             return
-        since = _after(told, self._now())
-        fact = Announced(node.name, since, start, end, rules.maintenance_notice_seconds)
-        fact = self._unlike(("window", node.name), fact)
-        self._announced[node.name] = fact
-        self._put(fact)
+        fact = Announced(node.name, self._now(), start, end, rules.maintenance_notice_seconds)
+        self._announced[node.name] = self._telling.tell(("window", node.name), told, fact)
 
     # -- grants --------------------------------------------------------------------------------------
 
@@ -337,9 +236,8 @@ class Stock:
                 continue
             state = self._world.grants.get(uid)
             since = self._dated(state.grant.created if state else 0, before is not None)
-            fact = Claimed(server.name, uid, _after(before, since), uid in have)
-            told[uid] = fact = self._unlike((server.name, uid), fact)
-            self._put(fact)
+            fact = Claimed(server.name, uid, since, uid in have)
+            told[uid] = self._telling.tell((server.name, uid), before, fact)
 
     def _take_shared_grants(self) -> None:
         world = self._world
@@ -347,34 +245,25 @@ class Stock:
             if state.shared or uid in self._seated:
                 self._tell_seats(uid, state)
         for uid in [uid for uid in self._seated if uid not in world.grants and self._seated[uid].seats]:
-            fact = Seated(uid, _after(self._seated[uid], self._now()))
-            self._seated[uid] = fact = self._unlike(("seats", uid), fact)
-            self._put(fact)
+            told = self._seated[uid]
+            self._seated[uid] = self._telling.tell(("seats", uid), told, Seated(uid, self._now()))
 
     def _tell_seats(self, uid: str, state: GrantState) -> None:
         pool = self._world.pools.get(state.pool) if state.shared else None
         spec = pool.pool.spec if pool else None
         told = self._seated.get(uid)
-        since = _after(told, self._dated(state.grant.created, told is not None))
+        since = self._dated(state.grant.created, told is not None)
         fact = Seated(uid, since)
         if pool is not None and spec is not None and state.seats:
             place = (spec.programme, spec.provider, pool.pool.name, spec.gpu_type, state.line[2])
             fact = Seated(uid, since, *place, state.seats)
         if _but_since(fact) != _but_since(told or Seated(uid, 0)):
-            self._seated[uid] = fact = self._unlike(("seats", uid), fact)
-            self._put(fact)
+            self._seated[uid] = self._telling.tell(("seats", uid), told, fact)
 
     def _tell_contract(self, fact: Contracted) -> None:
         told = self._contracted.get(fact.pool)
         if told is None or _but_since(told) != _but_since(fact):
-            fact = self._unlike(("contract", fact.pool), replace(fact, since=_after(told, fact.since)))
-            self._contracted[fact.pool] = fact
-            self._put(fact)
-
-
-def _after(told: Dated | None, since: int) -> int:
-    """Return since when the next fact of a subject holds: facts of one subject are told in order."""
-    return since if told is None else max(since, told.since)
+            self._contracted[fact.pool] = self._telling.tell(("contract", fact.pool), told, fact)
 
 
 def _contract(state: PoolState, since: int, rules: Programme) -> Contracted:

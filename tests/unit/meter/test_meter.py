@@ -244,7 +244,7 @@ async def test_while_the_store_is_away_nothing_is_lost_and_it_says_so_and_catche
     away[0] = True
     meter.observe_pod(finished())
     meter.observe_pod(running("b", node="server-2"))
-    assert not await meter._flush()
+    assert not await meter._committing.flush()
     health = meter.health()
     assert (health.ready, health.queued, health.failed_commits >= 1) == (False, 2, True)
     assert "Input/output error" in health.detail

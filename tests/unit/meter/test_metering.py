@@ -225,3 +225,13 @@ async def test_an_edited_term_is_learnt_before_it_is_planned_on(bench):
     bench.put_grant(a_grant(end="2026-11-03"))
     await bench.booked()
     assert bench.ends() == [T + DAY, T + 2 * DAY]
+
+
+async def test_before_there_is_a_cache_facts_are_dated_by_the_api_servers_clock(tmp_path):
+    url, world = f"sqlite:///{tmp_path / 'ledger.db'}", World(Settings())
+    metering = Metering(url, world, lambda *_: None, clock=lambda: T + 1000.9)
+    await metering.meter.start()
+    metering.observe_settings("digest", "period: 10s", Settings())
+    await metering.meter.stop()
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        assert connection.execute("SELECT since FROM settings_versions").fetchall() == [(T + 1000,)]

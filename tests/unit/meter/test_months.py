@@ -8,7 +8,8 @@ import pytest
 
 from gpugrant.meter.facts import Account, GrantTerms, Owner, Placed
 from gpugrant.meter.months import Calendar, Calendars
-from gpugrant.meter.timeline import Facts, Stay, build
+from gpugrant.meter.timeline import build
+from gpugrant.meter.window import Facts, Stay
 from meter_kit import DECEMBER, NOVEMBER
 
 SEOUL = Calendar("Asia/Seoul")

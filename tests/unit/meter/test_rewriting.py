@@ -1,165 +1,23 @@
 """Books that somebody rewrote by hand, in the database itself: verify names what was changed; on both stores."""
 
-import hashlib
 import json
-import shutil
-from itertools import count
 
 import pytest
-from sqlalchemy import BigInteger, Boolean, Integer, create_engine, text
+from sqlalchemy import text
 
-from gpugrant.meter.database import reading_engine
-from gpugrant.meter.facts import (
-    Announced,
-    Aspect,
-    Claimed,
-    Contracted,
-    Ended,
-    EndReason,
-    Failure,
-    Gap,
-    GrantTerms,
-    Health,
-    Named,
-    Seated,
-    SettingsVersion,
-    Unwell,
+from gpugrant.meter.seals import seal_of_month
+from unit.meter.closed_books import (
+    DAY,
+    FAILED_AS_MAINTENANCE,
+    JANUARY_DAYS,
+    MARKED_STALE,
+    NOW,
+    T,
+    copy_corrections,
+    differences,
+    drift,
+    rewrite,
 )
-from gpugrant.meter.monthly import name_of
-from gpugrant.meter.seals import adopt, seal_of_month
-from gpugrant.meter.store import Store
-from gpugrant.meter.tables import metadata
-from gpugrant.meter.verify import verify_ledger
-from meter_kit import DECEMBER, NOVEMBER, a_server, ended, held
-
-T = NOVEMBER
-DAY = 86_400
-JANUARY = DECEMBER + 31 * DAY
-NOW = JANUARY + 9 * DAY + 7200
-TERMS = GrantTerms(
-    "uid-of-pretrain", "hangang-lm", "pretrain", T, T + 200 * DAY, tenant="hangang", gpus=8, since=T
-)
-SETTINGS = "programmes: {purchase-2025: {report: {unobservedLimitGpuSeconds: 0}}}"
-NOVEMBER_4 = "(SELECT id FROM days WHERE name = '2026-11-04')"
-JANUARY_DAYS = "(SELECT id FROM days WHERE month = '2027-01')"
-_POOL = ("purchase-2025", "nhn-cloud", "nhn-b200", "NVIDIA-B200", "Public")
-FACTS_OF_NO_ACCOUNT = [  # in the running day; they change no GPU-second, and no table is without rows
-    Claimed("server-2", "uid-of-nobody", NOW - 100, False),
-    Seated("uid-of-nobody", NOW - 100, *_POOL, seats=0),
-    Announced("server-2", NOW - 100, NOW + DAY, NOW + 2 * DAY),
-    Unwell("r", "server-1", NOW - 100, 0),
-    Named("hangang", NOW - 100, "Hangang LM"),
-    Gap(NOW - 50, NOW - 40),
-    Failure(*_POOL, "server-2", "NotReady", NOW - 100, 8),
-]
-_numbers = count(1)
-
-
-def settle(store):
-    while store.settle():
-        pass
-
-
-def close(store, month):
-    found = next(one for one in store.reported() if one[2].name == month)
-    store.month_account(*found)
-    store.close_month(name_of(*found), hashlib.sha256(month.encode()).hexdigest(), found[2].end + 10)
-
-
-def write_books(url):
-    """Write November and December, closed, with corrections of November in December and in January, which runs."""
-    store = Store(url, now=lambda: T)
-    store.open()
-    contract = Contracted("nhn-b200", T, "purchase-2025", "nhn-cloud", "NVIDIA-B200", (), 24)
-    settings = SettingsVersion(hashlib.sha256(SETTINGS.encode()).hexdigest(), T, SETTINGS)
-    store.commit([settings, TERMS, contract, a_server("server-1"), a_server("server-2")])
-    down = [
-        Health("server-2", Aspect.READY, T + 3 * DAY, 0),
-        Health("server-2", Aspect.READY, T + 4 * DAY, 1),
-    ]
-    store.commit([*down, ended("a", T + 100, T + 2 * DAY)], DECEMBER + 100)
-    settle(store)
-    close(store, "2026-11")
-    store.commit([ended("late", T + 5 * DAY, T + 5 * DAY + 3600), held("b", T + 45 * DAY)], JANUARY + 100)
-    settle(store)
-    close(store, "2026-12")
-    store.tally.read()
-    store.commit(
-        [
-            Health("server-1", Aspect.READY, T + 5 * DAY, 0),
-            Health("server-1", Aspect.READY, T + 5 * DAY + 60, 1),
-        ]
-    )
-    settle(store)
-    seen = NOW - 60
-    running = Ended(held("r", NOW - 3600), seen, EndReason.FINISHED, finished_at=seen, terminal_at=seen)
-    skew = Ended(held("s", NOW - 5000), NOW - 4000, EndReason.GONE, gone_at=NOW - 4000)
-    store.commit(
-        [Ended(held("b", T + 45 * DAY), NOW - 7000, EndReason.FINISHED, NOW - 7000), skew, running], NOW
-    )
-    store.commit(FACTS_OF_NO_ACCOUNT)
-    settle(store)
-    store.close()
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory, request):
-    """Return a function that gives the URL of a fresh copy of the books."""
-    file = tmp_path_factory.mktemp("books") / "ledger.db"
-    write_books(f"sqlite:///{file}")
-    kept = {}
-
-    def copy(kind, folder):
-        if kind == "sqlite":
-            shutil.copy(file, folder)
-            return f"sqlite:///{folder / 'ledger.db'}"
-        postgres = request.getfixturevalue("postgres")
-        if not kept:
-            kept["url"] = postgres.database()
-            write_books(kept["url"])
-        name, template = f"copy_{next(_numbers)}", kept["url"].split("@/")[1].split("?")[0]
-        postgres.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return kept["url"].replace(template, name)
-
-    return copy
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def books(request, written, tmp_path):
-    return written(request.param, tmp_path)
-
-
-def engine_of(url):
-    return create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-
-
-def rewrite(url, *changes):
-    """Change the books behind the operator's back; each change must find something."""
-    engine = engine_of(url)
-    with engine.begin() as connection:
-        for change in changes:
-            if isinstance(change, str):
-                assert connection.execute(text(change)).rowcount > 0, change
-            else:
-                change(connection)
-    engine.dispose()
-
-
-def differences(url):
-    engine = reading_engine(url)
-    with engine.begin() as connection:
-        found = [str(one) for one in verify_ledger(connection)]
-    engine.dispose()
-    return found
-
-
-def drift(url):
-    """Return what the metric shows after a round over all days."""
-    store = Store(url, now=lambda: T)
-    store.open()
-    found = [store.check_day() for _ in range(75)][-1]
-    store.close()
-    return found
 
 
 def account(change, month="2026-11"):
@@ -191,14 +49,6 @@ def seal_again(connection):
         )
 
 
-def copy_corrections(connection):
-    """Book all corrections once more, and add them to the sums."""
-    values = "day_id, booked_in, why, account_id, fabric, condition, reason, gpu_seconds"
-    connection.execute(
-        text(f"INSERT INTO corrections ({values}) SELECT {values} FROM corrections ORDER BY id")
-    )
-
-
 def book_in(month):
     """Return a change that moves January's corrections to another month, sums included."""
 
@@ -224,12 +74,6 @@ def book_in(month):
     return do
 
 
-FAILED_AS_MAINTENANCE = (
-    "UPDATE cells SET condition = 'Maintenance', reason = 'Announced' "
-    f"WHERE condition = 'Failed' AND day_id = {NOVEMBER_4}",
-    "UPDATE totals SET condition = 'Maintenance' WHERE condition = 'Failed' AND month = '2026-11'",
-)
-MARKED_STALE = "UPDATE days SET stale = true WHERE name = '2026-11-04'"
 LAST_DAYS_GONE = (
     f"DELETE FROM cells WHERE day_id IN {JANUARY_DAYS}",
     f"DELETE FROM day_pools WHERE day_id IN {JANUARY_DAYS}",
@@ -492,119 +336,3 @@ def test_what_was_rewritten_is_named(books, words, changes):
     found = differences(books)
     assert found, "nothing was found"
     assert words in found[0], found[:3]
-
-
-def test_a_correction_that_takes_back_what_was_not_counted_breaks_a_rule_of_its_own(books):
-    rewrite(books, copy_corrections)
-    assert any(
-        "table corrections, row " in one and "the reversal of what was counted" in one
-        for one in differences(books)
-    )
-
-
-def test_a_rewritten_day_stays_seen_after_the_operator_has_summed_it_again(books):
-    rewrite(books, *FAILED_AS_MAINTENANCE, MARKED_STALE)
-    store = Store(books, now=lambda: T)
-    store.open()
-    settle(store)
-    store.close()
-    found = differences(books)
-    assert any("2026-11-04, as it was found when it was written again" in one for one in found)
-    assert any("purchase-2025, 2026-11-04, digest for nhn-cloud" in one for one in found)
-    assert drift(books) > 0
-
-
-def test_a_rewritten_row_of_the_ledger_stays_seen_after_the_operator_has_written_to_it(books):
-    rewrite(books, "UPDATE ledger SET watermark = watermark - 60")
-    store = Store(books, now=lambda: T)
-    store.open()
-    store.commit([], NOW + 60)
-    store.close()
-    assert any("the ledger's own row, as it was found" in one for one in differences(books))
-
-
-def test_a_fact_that_comes_late_for_a_closed_month_is_no_rewriting(books):
-    store = Store(books, now=lambda: T)
-    store.open()
-    store.commit([ended("later", T + 8 * DAY, T + 8 * DAY + 60)])
-    assert differences(books) == []  # its day is yet to be summed again
-    settle(store)
-    assert differences(books) == []
-    store.close()
-
-
-@pytest.mark.parametrize(
-    ("change", "found"),
-    [
-        ("UPDATE day_pools SET shortfall = shortfall + 5 WHERE day_id = 4", 1),
-        ("UPDATE day_digests SET revision = 3 WHERE day_id = 5", 1),
-        ("UPDATE cells SET gpu_seconds = gpu_seconds - 7 WHERE condition = 'Used' AND day_id = 1", 7),
-    ],
-)
-def test_the_drift_is_not_0_where_a_day_was_rewritten(books, change, found):
-    rewrite(books, change)
-    assert drift(books) == found
-
-
-def test_a_chain_that_was_noted_is_gone_after_all_was_sealed_anew(books):
-    engine = reading_engine(books)
-
-    def chain():
-        with engine.begin() as connection:
-            return connection.execute(text("SELECT chain FROM journal WHERE id = 20")).scalar()
-
-    def found(noted):
-        with engine.begin() as connection:
-            return [str(one) for one in verify_ledger(connection, noted=[noted])]
-
-    noted = chain()
-    assert found(noted) == []
-    rewrite(books, "UPDATE settings_versions SET text = ''", adopt)
-    assert chain() != noted
-    assert [one for one in found(noted) if "the chain: none is stored, somebody has noted" in one]
-    engine.dispose()
-
-
-@pytest.mark.parametrize("aspect", ["placements", "health", "grant_terms"])
-def test_days_show_what_was_taken_out_of_histories_though_their_sums_were_made_right(books, aspect):
-    """Even if the ledger's own row is written anew: the cells of closed days are what the facts said then."""
-    change = {
-        "placements": "DELETE FROM placements WHERE server = 'server-2'",
-        "health": "DELETE FROM health WHERE server = 'server-2'",
-        "grant_terms": "UPDATE grant_terms SET term_end = term_start + 86400",
-    }[aspect]
-    rewrite(books, change, adopt)
-    assert differences(books)[0].startswith("purchase-2025, 2026-11-")
-
-
-def other_value(column):
-    """Return an SQL expression for another value of a column's type."""
-    if isinstance(column.type, Boolean):
-        return f'NOT "{column.name}"'
-    if isinstance(column.type, (Integer, BigInteger)):
-        return f'COALESCE("{column.name}", 0) + 1000003'
-    return f"\"{column.name}\" || 'x'"
-
-
-@pytest.mark.parametrize("table", [one for one in metadata.sorted_tables if one.name != "marks"], ids=str)
-def test_every_column_of_every_table_is_looked_at(written, tmp_path, table):
-    """One row at a time, in a transaction that is taken back; what cannot be read is said, not thrown."""
-    engine = engine_of(written("sqlite", tmp_path))
-    row = f"FROM {table.name} ORDER BY rowid DESC LIMIT 1"
-    changes = [f"DELETE FROM {table.name} WHERE rowid = (SELECT rowid {row})"]
-    for column in table.columns:
-        if column.name != "id" or table.name in ("journal", "days", "accounts"):
-            set_to = f'"{column.name}" = {other_value(column)}'
-            changes.append(f"UPDATE {table.name} SET {set_to} WHERE rowid = (SELECT rowid {row})")
-    with engine.connect() as connection:
-        assert connection.execute(text(f"SELECT count(*) FROM {table.name}")).scalar()
-        connection.rollback()
-        missed = []
-        for change in changes:
-            with connection.begin() as transaction:
-                connection.execute(text(change))
-                if not list(verify_ledger(connection)):
-                    missed.append(change)
-                transaction.rollback()
-    engine.dispose()
-    assert missed == []

@@ -13,21 +13,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpugrant.expose.in_words import ledger_in_words
 from gpugrant.expose.report.source import MarkKind, MarkRefused, ReportRow, Reports
+from gpugrant.options import LEDGER, PUBLIC_KEYS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from gpugrant.expose.report.merging import Summary
 
-_LEDGER = click.option(
-    "--ledger",
-    envvar="GPUGRANT_LEDGER",
-    required=True,
-    metavar="URL",
-    show_envvar=True,
-    help="Where the ledger is kept: sqlite:////PATH or postgresql://USER@HOST/DATABASE.",
-)
 _OUTPUT = click.option(
     "-o",
     "--output",
@@ -35,14 +29,6 @@ _OUTPUT = click.option(
     default="table",
     show_default=True,
     help="Form of the output.",
-)
-_KEYS = click.option(
-    "--public-key",
-    "key_files",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="PEM file with the public key that must have signed, as the supplier made it known. May be repeated.",
 )
 _LONGEST_WORDS = 256
 _FOLDER = click.Path(path_type=Path)
@@ -69,7 +55,7 @@ def report() -> None:
 
 
 @report.command(name="list")
-@_LEDGER
+@LEDGER
 @_OUTPUT
 def list_reports(ledger: str, output: str) -> None:
     """List every month of every programme and provider. Times are in the programme's zone."""
@@ -97,7 +83,7 @@ def list_reports(ledger: str, output: str) -> None:
 
 
 @report.command()
-@_LEDGER
+@LEDGER
 @_OUTPUT
 @click.argument("name")
 def show(ledger: str, output: str, name: str) -> None:
@@ -128,7 +114,7 @@ def show(ledger: str, output: str, name: str) -> None:
 
 
 @report.command()
-@_LEDGER
+@LEDGER
 @click.argument("name")
 @click.option(
     "-o", "--output", "folder", type=_FOLDER, metavar="FOLDER", help="Folder to write. Default: ./NAME."
@@ -177,7 +163,7 @@ def get(ledger: str, name: str, folder: Path | None, signing_key: Path, create_k
 
 
 @report.command()
-@_LEDGER
+@LEDGER
 @click.argument("name")
 @_BY
 def build(ledger: str, name: str, by: str) -> None:
@@ -187,7 +173,7 @@ def build(ledger: str, name: str, by: str) -> None:
 
 
 @report.command()
-@_LEDGER
+@LEDGER
 @click.argument("name")
 @_BY
 def close(ledger: str, name: str, by: str) -> None:
@@ -200,7 +186,7 @@ def close(ledger: str, name: str, by: str) -> None:
 
 
 @report.command(name="sign-off")
-@_LEDGER
+@LEDGER
 @click.argument("name")
 @click.option("--by", required=True, metavar="WHO", help="Who answers for the figures.")
 def sign_off(ledger: str, name: str, by: str) -> None:
@@ -210,7 +196,7 @@ def sign_off(ledger: str, name: str, by: str) -> None:
 
 
 @report.command()
-@_LEDGER
+@LEDGER
 @click.argument("name")
 @click.option(
     "--reference", required=True, metavar="TEXT", help="The programme's receipt, such as a file number."
@@ -224,7 +210,7 @@ def ack(ledger: str, name: str, reference: str, by: str) -> None:
 
 @report.command()
 @click.argument("folder", type=_FOLDER)
-@_KEYS
+@PUBLIC_KEYS
 @click.option(
     "--previous", type=_FOLDER, metavar="FOLDER", help="The month before, which this must be chained to."
 )
@@ -263,7 +249,7 @@ def verify(folder: Path, key_files: tuple[Path, ...], previous: Path | None) -> 
 
 @report.command()
 @click.argument("folders", nargs=-1, required=True, type=_FOLDER)
-@_KEYS
+@PUBLIC_KEYS
 @click.option(
     "--partial",
     multiple=True,
@@ -326,21 +312,11 @@ def _must_have(partial: tuple[str, ...], summary: "Summary") -> None:
 @contextmanager
 def _opened(ledger: str) -> Iterator[Reports]:
     """Open a ledger, and say in words what keeps it from being read."""
-    from gpugrant.meter.database import LedgerUrlError
     from gpugrant.meter.reader import open_reader
-    from gpugrant.meter.store import StoreAwayError
 
     opener: Callable[[str], Reports] = click.get_current_context().find_root().obj or open_reader
-    try:
+    with ledger_in_words():
         yield opener(ledger)
-    except LedgerUrlError as error:
-        raise click.UsageError(str(error)) from None
-    except StoreAwayError as error:
-        raise click.ClickException(f"the ledger cannot be read: {error}") from None
-    except (KeyError, IndexError):
-        raise  # a mistake of ours, not a name that is not known
-    except LookupError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _row(reports: Reports, name: str) -> ReportRow:
