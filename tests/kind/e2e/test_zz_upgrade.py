@@ -128,7 +128,8 @@ async def test_what_runs_under_the_release_before_runs_on_and_its_accounts_go_on
     # What the release before has counted is in what this one shows.
     used = sum(gpus * (until - since) for gpus, since, until in expected.values())
     assert await shown(platform, await platform.leader(admin), grant.name, used) == used
-    seen = await admin.wait_for(grant.path, lambda one: one and one["status"]["usage"]["held"] == 0, SLOW)
+    seen = await admin.wait_for(grant.path, lambda one: one and one["status"]["usage"]["gpuSeconds"] == used, SLOW)
+    assert seen["status"]["usage"]["held"] == 0
     assert (reason(seen, "Ready"), seen["status"]["allocation"]) == ("Active", allocated)
     for path in (pool.path, tenant.quota_path):
         assert condition(await admin.get(path), "Ready")["status"] == "True"
