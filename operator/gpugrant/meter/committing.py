@@ -87,7 +87,7 @@ class Committing:
     @property
     def queue_age(self) -> float:
         """Return for how many seconds the oldest queued fact has waited."""
-        return max(0.0, time.time() - self._oldest) if self._queue else 0.0
+        return time.monotonic() - self._oldest if self._queue else 0.0
 
     async def drained(self) -> None:
         """Return once all that was seen so far is written, and the watermark is where the clock is."""
@@ -111,7 +111,7 @@ class Committing:
     def put(self, fact: Fact, pod: Pod | None = None) -> None:
         """Queue a fact; of a pod's end, with the pod."""
         if not self._queue:
-            self._oldest = time.time()
+            self._oldest = time.monotonic()
         self._queue.append((fact, pod))
         self._wake.set()
 
@@ -214,7 +214,7 @@ class Committing:
             return await self._refuse(size)
         self._attempt = None
         del self._queue[:size]
-        self._oldest = time.time()
+        self._oldest = time.monotonic()
         self.commits += 1
         self.took = time.monotonic() - began
         self.trouble = ""

@@ -44,18 +44,19 @@ class Asked(msgspec.Struct, frozen=True):
 def ask(kubeconfig: str, asked: Asked) -> list[str]:
     """Return the answer's lines; a cluster that cannot be read is told in words and ends the command."""
     try:
-        return asyncio.run(_ask(kubeconfig, asked))
+        return asyncio.run(ask_cluster(kubeconfig, asked))
     except (ApiError, LookupError, ValueError, OSError, yaml.YAMLError) as error:
         raise SystemExit(f"gpugrant: {error}") from None
 
 
-async def _ask(kubeconfig: str, asked: Asked) -> list[str]:
+async def ask_cluster(kubeconfig: str, asked: Asked) -> list[str]:
+    """Return the answer's lines. Raises ApiError, LookupError, ValueError, OSError, yaml.YAMLError."""
     world = World(Settings())
-    now = int(time.time())
     async with Client(load_credentials(kubeconfig or None), "gpugrant-cli") as client:
-        observer = Observer(client, world, CollectorRegistry(), lambda: now)
+        # As the operator's time: the API server's, whatever this machine's clock says.
+        observer = Observer(client, world, CollectorRegistry(), lambda: int(client.clock.now()))
         await observer.look_once()
-        return await _answer(world, client, asked, now)
+        return await _answer(world, client, asked, int(client.clock.now()))
 
 
 async def _answer(world: World, client: Client, asked: Asked, now: int) -> list[str]:
@@ -78,7 +79,7 @@ async def _leader(client: Client) -> str:
     spec = lease.get("spec") or {}
     if not spec.get("holderIdentity"):
         return "nobody leads"
-    ago = time.time() - datetime.fromisoformat(spec["renewTime"]).timestamp()
+    ago = client.clock.now() - datetime.fromisoformat(spec["renewTime"]).timestamp()
     return f"leader {spec['holderIdentity']}, seen {max(0.0, ago):.0f} s ago"
 
 

@@ -108,7 +108,7 @@ class Lease:
             # We led, and in our absence another did: what we know may be old. Start afresh.
             self.other = holder
             return False
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = datetime.fromtimestamp(self._client.clock.now(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         mine = {"holderIdentity": self.identity, "leaseDurationSeconds": self._seconds, "renewTime": now}
         if holder != self.identity:
             mine["acquireTime"] = now
