@@ -21,6 +21,8 @@ global: {scrape_interval: 2s, scrape_timeout: 2s}
 scrape_configs:
 - job_name: gpugrant
   dns_sd_configs: [{names: [replicas.gpugrant-system.svc.cluster.local], type: A, port: 8080, refresh_interval: 2s}]
+- job_name: service
+  static_configs: [{targets: [gpugrant.gpugrant-system.svc.cluster.local:8080]}]
 """
 
 

@@ -107,7 +107,7 @@ async def test_what_waits_runs_as_soon_as_there_is_room(site: KindSite) -> None:
     assert seconds_of(condition(pod, "PodScheduled")["lastTransitionTime"]) >= freed
 
 
-async def test_prometheus_finds_the_replicas_by_their_service_and_its_sums_are_the_ledgers(
+async def test_prometheus_scrapes_the_service_and_each_replica_and_its_sums_are_the_ledgers(
     site: KindSite, platform: Platform, ledger: Ledger
 ) -> None:
     prometheus = Prometheus(platform.cluster)
@@ -128,3 +128,4 @@ async def test_prometheus_finds_the_replicas_by_their_service_and_its_sums_are_t
         await asyncio.sleep(0.5)  # until the next scrape
     assert found == seats * (end - start) > 0
     assert await asyncio.to_thread(prometheus.ask, 'count(up{job="gpugrant"} == 1)') == 2, "both replicas answer"
+    assert await asyncio.to_thread(prometheus.ask, 'up{job="service"}') == 1, "the chart's Service leads to one"
