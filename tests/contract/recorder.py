@@ -20,6 +20,9 @@ class Recorder:
     def forget(self, action: Action, error: str = "") -> None:
         self.forgotten.append((action, error))
 
+    def account_anew(self) -> list[Any]:
+        return []
+
     def __getattr__(self, name: str) -> Callable[..., None]:
         if not name.startswith(("put_", "drop_", "set_")):
             raise AttributeError(name)

@@ -74,6 +74,7 @@ class Books:
         self.waiting_seats: dict[str, dict[LaneKey, int]] = defaultdict(lambda: defaultdict(int))
         self.used_seconds: dict[str, int] = {}  # by grant uid, from the meter
         self.month_seconds: dict[str, int] = {}
+        self.booked: dict[str, tuple[str, str]] = {}  # pod uid -> grant's name and uid, as the ledger has had it
         self.leaving: dict[str, set[str]] = {}  # grant -> servers it leaves once nothing could bind there
         self.fence_waits: set[str] = set()  # servers that a grant gets once no fenced pod could come there
         self.tainted: dict[str, set[str]] = defaultdict(set)  # resource -> nodes that carry our taint for it

@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
+from msgspec.structs import replace
+
 from gpugrant import names
 from gpugrant.decide.actions import ReleasePod
 from gpugrant.decide.state import OWN_USE, Entry, Gang
@@ -17,6 +19,7 @@ class Holding(Waiting):
 
     def put_pod(self, pod: Pod) -> None:
         """Take a pod with GPUs."""
+        pod = self.accounted(pod)
         old = self.pods.get(pod.uid)
         if old is not None and old.version == pod.version and old == pod:
             return
@@ -25,8 +28,46 @@ class Holding(Waiting):
             del self.parked[pod.uid]  # it changed: judge it again
         self._count(pod)
 
+    def accounted(self, pod: Pod) -> Pod:
+        """Return a pod with the grant that its seats are on, which its marks need not say.
+
+        The guard keeps marks as the operator wrote them, as long as it is there. Where gpugrant was taken out and
+        installed again, pods that ran on have lost theirs, and what came meanwhile may have any. So what the ledger
+        has a pod's hold on goes before its marks, and no mark books a pod on a grant of another tenant.
+        """
+        entry = self.entries.get(pod.uid)
+        if entry is not None and entry.grant and entry.grant == pod.grant_uid:
+            return pod  # counted so: its namespace may have become another tenant's
+        return self._accounted_anew(pod)
+
+    def _accounted_anew(self, pod: Pod) -> Pod:
+        if (booked := self.booked.get(pod.uid)) is not None:
+            return pod if booked[1] == pod.grant_uid else replace(pod, grant=booked[0], grant_uid=booked[1])
+        return replace(pod, grant="", grant_uid="") if self._is_marked_as_anothers(pod) else pod
+
+    def _is_marked_as_anothers(self, pod: Pod) -> bool:
+        state = self.grants.get(pod.grant_uid) if pod.grant_uid else None
+        if state is None or state.grant.namespace == pod.namespace:
+            return False
+        known = pod.namespace in self.namespaces and state.grant.namespace in self.namespaces
+        return known and self.tenant_of(pod.namespace) != self.tenant_of(state.grant.namespace)
+
+    def take_booked(self, booked: dict[str, tuple[str, str]]) -> None:
+        """Take which grants the ledger has pods on that hold still."""
+        self.booked = booked
+        self.account_anew()
+
+    def account_anew(self) -> list[Pod]:
+        """Count pods again whose grant is another one than was thought when they were seen; return these."""
+        found = [(pod, self._accounted_anew(pod)) for pod in self.pods.values()]
+        changed = [anew for pod, anew in found if anew is not pod]
+        for pod in changed:
+            self.put_pod(pod)
+        return changed
+
     def drop_pod(self, uid: str) -> None:
         """Forget a pod."""
+        self.booked.pop(uid, None)
         self._count_back(uid)
         self.pods.pop(uid, None)
         key = self.gang_of_ended.pop(uid, None)

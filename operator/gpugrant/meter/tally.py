@@ -129,6 +129,12 @@ class Tally:
         self.held_pods = len(held)
         self.histories.forget(self.needed_from(), self._stays.__contains__)
 
+    def held_on(self) -> dict[str, tuple[str, str]]:
+        """Return the name and uid of the grant on which each pod (by uid) holds still; "" twice: on no grant."""
+        with self.lock:
+            accounts = {uid: self._stays[uid].account for uid in self._held if uid in self._stays}
+        return {uid: (account.grant, account.grant_uid) for uid, account in accounts.items()}
+
     # -- changing ------------------------------------------------------------------------------------
 
     def apply(self, delta: Delta) -> None:

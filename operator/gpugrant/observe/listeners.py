@@ -17,6 +17,9 @@ class World(Protocol):
     def drop_pod(self, uid: str) -> None:
         """Forget a pod."""
 
+    def account_anew(self) -> list[Pod]:
+        """Look again, now that everything was seen once, whether pods' marks are to be believed; return others'."""
+
     def put_node(self, node: Node) -> None:
         """Take a node as it is now."""
 

@@ -107,10 +107,12 @@ class Observer:
         while True:
             try:
                 await self.adoption.sweep()
-                return
+                break
             except ApiError as error:
                 log.warning("cannot list all pods: %s; trying again", error)
                 await asyncio.sleep(1)
+        for pod in self.world.account_anew():  # kinds come in any order
+            log.warning("pod %s/%s is marked with a grant of another tenant: not believed", pod.namespace, pod.name)
 
     def resources(self) -> frozenset[str]:
         """Return the resource names that pools name."""

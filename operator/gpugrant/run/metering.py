@@ -67,7 +67,7 @@ class Metering:
         late = self._clock() - (pod.scheduled_at or pod.created) >= LATEST_SECONDS
         if pod.namespace not in self._world.namespaces and not late:
             return None
-        return dimensions_of(self._world, pod, gone=late or pod.node in self.gone)
+        return dimensions_of(self._world, self._world.accounted(pod), gone=late or pod.node in self.gone)
 
     def first_look_complete(self) -> None:
         """Take note that own kinds, nodes, namespaces and pods have all been seen once."""
@@ -99,10 +99,12 @@ class Metering:
 
     def planned(self) -> None:
         """Take note of what a plan has decided about servers."""
-        if not self._seen_once or self.meter.tally() is None:
+        tally = self.meter.tally()
+        if not self._seen_once or tally is None:
             return  # what was told before is not known yet
         if not self._stocked:
             self._stocked = True
+            self._world.take_booked(tally.held_on())
             self.stock.load(self.store.in_force(), self.store.kept_until)
             for pod in self._world.pods.values():  # what was seen before now was not compared with what was told
                 self.stock.observe_pod(pod, unwatched=True)

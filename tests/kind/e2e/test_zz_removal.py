@@ -3,7 +3,8 @@
 import asyncio
 import json
 
-from cluster_kit.site import is_running
+from cluster_kit.site import at, is_running
+from gpugrant import names
 from kind_kit.platform import NAMESPACE, PODS, RELEASE, Platform, ours
 from kind_kit.servers import SEATS, Servers
 from kind_kit.site import KindSite
@@ -24,7 +25,9 @@ async def test_an_upgrade_a_rollback_and_the_end(
 ) -> None:
     pool = await site.workers()
     tenant = await site.tenant(pool)
-    await site.grant(tenant, pool, SEATS)
+    grant = await site.grant(tenant, pool, SEATS)
+    rival = await site.tenant(pool)
+    theirs = await site.grant(rival, pool, SEATS)
     running = await site.runs(tenant, SEATS)
     [pod] = await site.running(running, seconds=SLOW)
     waiting = await site.runs(tenant, 4)
@@ -51,6 +54,26 @@ async def test_an_upgrade_a_rollback_and_the_end(
     held = await site.admin.get(running)
     assert ours(held) == [], json.dumps(held["metadata"])
     assert is_running(held)
+
+    # Nobody guards marks now. One operator later they are what the ledger says, or nobody's.
+    [server] = (await site.admin.get(theirs.path))["status"]["allocation"]["servers"]
+    forged = await site.runs(tenant, 3, nodeSelector={"kubernetes.io/hostname": server}, annotations={
+        names.GRANT_UID_ANNOTATION: theirs.uid, names.RELEASED_AT_ANNOTATION: at(0)})
+    [liar] = await site.running(forged, seconds=SLOW)
+    await asyncio.to_thread(platform.release, "upgrade", "--install")
+    await platform.leader(site.admin)
+    await site.admin.wait_for(grant.path, lambda seen: (seen or {})["status"]["usage"]["held"] == SEATS, SLOW)
+    query = "select owner, grant_uid, held_until from holdings join accounts on accounts.id = account_id where uid = %s"
+    async with asyncio.timeout(SLOW):
+        while not (rows := ledger.execute(query, (liar["metadata"]["uid"],)).fetchall()):  # noqa: ASYNC110
+            await asyncio.sleep(0.5)  # a database has no watch
+    assert rows == [("unmanaged", "", None)]
+    assert ledger.execute(query, (pod["metadata"]["uid"],)).fetchall() == [("grant", grant.uid, None)]
+    assert (await site.admin.get(theirs.path))["status"]["usage"]["held"] == 0
+
+    await asyncio.to_thread(platform.uninstall)
+    await site.admin.delete(forged, 0)
+    await site.admin.wait_gone(forged, SLOW)
     await site.admin.delete(running, 0)
     await site.admin.wait_gone(running, SLOW)
     await site.admin.delete(waiting, 0)

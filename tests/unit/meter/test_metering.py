@@ -4,6 +4,7 @@ import itertools
 import sqlite3
 
 import pytest
+from msgspec.structs import replace
 
 from gpugrant import names
 from gpugrant.api.grant import GpuGrantSpec
@@ -235,3 +236,30 @@ async def test_before_there_is_a_cache_facts_are_dated_by_the_api_servers_clock(
     await metering.meter.stop()
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         assert connection.execute("SELECT since FROM settings_versions").fetchall() == [(T + 1000,)]
+
+
+async def test_a_pod_that_ran_on_without_an_operator_is_on_the_grant_that_the_ledger_has_it_on(bench, tmp_path):
+    """gpugrant was taken out, which takes its marks off pods, and installed again over the same ledger."""
+    def furnish(bench):
+        bench.put_pool(a_pool())
+        bench.put_namespace(Namespace("hangang-lm", tenant="hangang"))
+        bench.put_grant(a_grant(Allocation("nhn-b200", "f1", ("server-1",), 8)))
+        bench.world.put_node(a_node())
+
+    furnish(bench)
+    marked = a_pod(created=T, scheduled_at=T, grant="pretrain", grant_uid="uid-g")
+    bench.put_pod(marked)
+    bench.metering.first_look_complete()
+    assert (await bench.booked())["a"]["grant_uid"] == "uid-g"
+    await bench.metering.meter.stop()
+
+    again = Bench(tmp_path)
+    await again.metering.meter.start()
+    furnish(again)
+    again.put_pod(replace(marked, grant="", grant_uid="", gpu_label=False, finalizer=False))
+    again.metering.first_look_complete()
+    before = await again.booked()
+    again.metering.planned()
+    assert again.world.usage["uid-g"].held == 8
+    assert await again.booked() == before, "one row, as it was"
+    await again.metering.meter.stop()
