@@ -4,6 +4,7 @@ import asyncio
 import json
 
 from cluster_kit.site import at, is_running
+from devcluster.client import Refused
 from gpugrant import names
 from kind_kit.platform import NAMESPACE, PODS, RELEASE, Platform, ours
 from kind_kit.servers import SEATS, Servers
@@ -57,8 +58,14 @@ async def test_an_upgrade_a_rollback_and_the_end(
 
     # Nobody guards marks now. One operator later they are what the ledger says, or nobody's.
     [server] = (await site.admin.get(theirs.path))["status"]["allocation"]["servers"]
-    forged = await site.runs(tenant, 3, nodeSelector={"kubernetes.io/hostname": server}, annotations={
-        names.GRANT_UID_ANNOTATION: theirs.uid, names.RELEASED_AT_ANNOTATION: at(0)})
+    marks = {names.GRANT_UID_ANNOTATION: theirs.uid, names.RELEASED_AT_ANNOTATION: at(0)}
+    forged = ""
+    async with asyncio.timeout(SLOW):
+        while not forged:
+            try:
+                forged = await site.runs(tenant, 3, nodeSelector={"kubernetes.io/hostname": server}, annotations=marks)
+            except Refused:
+                await asyncio.sleep(0.5)  # policies act for a moment after they are deleted
     [liar] = await site.running(forged, seconds=SLOW)
     await asyncio.to_thread(platform.release, "upgrade", "--install")
     await platform.leader(site.admin)
