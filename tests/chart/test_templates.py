@@ -21,7 +21,9 @@ from chart.helm import (
 )
 from devcluster.client import load_manifests
 from devcluster.install import CRDS, MANIFESTS
+from gpugrant import names
 from gpugrant.act.policies import exempt_of, resources_of
+from gpugrant.config import Settings
 
 VALUE_SETS = sorted(VALUES.glob("*.yaml"))
 
@@ -117,8 +119,6 @@ def test_with_postgresql_two_replicas_share_the_closed_months_and_no_password_is
     found = offline.template(CHART, "--values", VALUES / "postgresql.yaml")
     assert the(found, "PersistentVolumeClaim", "gpugrant-data")["spec"]["accessModes"] == ["ReadWriteMany"]
     assert the(found, "ServiceMonitor")["metadata"]["labels"]["release"] == "prometheus"
-    assert the(found, "Job", "gpugrant-uninstall")["spec"]["template"]["spec"]["containers"][0]["args"] == [
-        "uninstall", "--waiting=release"]
 
 
 def test_a_site_with_its_own_mind_gets_what_it_asked_for(offline: Helm) -> None:
@@ -152,6 +152,12 @@ def test_the_lists_in_the_policies_are_the_sites_from_the_first_moment(offline: 
         ("gpuResources={gpu}", "/gpuResources/0"),
         ("uninstall.waiting=Delete", "/uninstall/waiting"),
         ("replicaCount=2", "replicaCount"),
+        ("settings.exemptNamespaces=null", "/settings/exemptNamespaces"),
+        ("settings.exemptNamespaces={a'b}", "/settings/exemptNamespaces/0"),
+        ("settings.nonsense=1", "nonsense"),
+        ("gpuResources=null", "gpuResources"),
+        ("ledger.postgresql.secretName=x", "/ledger/postgresql/secretName"),
+        ("podLabels.app\\.kubernetes\\.io/name=x", "invalid propertyName .app.kubernetes.io/name"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused_by_name(offline: Helm, given: str, words: str) -> None:
@@ -170,3 +176,18 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
     tops = [line.split(":")[0] for line in lines if line and line[0].isalpha()]
     assert set(tops) == set(schema) - {"global"}
     assert set(tops) == set(yaml.safe_load("\n".join(lines)))
+    assert set(schema["settings"]["properties"]) == {
+        field.alias or name for name, field in Settings.model_fields.items()}
+
+
+def test_what_is_rendered_without_a_cluster_takes_nobody_out(offline: Helm) -> None:
+    """`helm template | kubectl apply` runs whatever is printed, hooks too."""
+    assert not [each for each in offline.template(CHART) if "helm.sh/hook" in str(each["metadata"])]
+
+
+def test_tenants_and_providers_do_not_read_everybodys_figures(offline: Helm) -> None:
+    policy = the(offline.template(CHART), "NetworkPolicy")
+    [peer] = next(rule["from"] for rule in policy["spec"]["ingress"])
+    assert peer["namespaceSelector"]["matchExpressions"] == [
+        {"key": names.TENANT_LABEL, "operator": "DoesNotExist"},
+        {"key": names.PROVIDER_LABEL, "operator": "DoesNotExist"}]

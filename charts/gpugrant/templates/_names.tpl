@@ -23,6 +23,22 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- .Values.replicas | default (ternary 2 1 (eq .Values.ledger.store "PostgreSQL")) -}}
 {{- end }}
 
+{{- /* Where pods of this chart go, the uninstall's as the operator's: the image may be nowhere else. */ -}}
+{{- define "gpugrant.placement" -}}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "gpugrant.claim" -}}
 {{- .Values.persistence.existingClaim | default "gpugrant-data" -}}
 {{- end }}

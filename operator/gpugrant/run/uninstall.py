@@ -54,6 +54,8 @@ class Uninstall:
         host = os.environ.get("POD_NAME") or socket.gethostname()
         self._lease = Lease(client, f"{host}_uninstall_{uuid.uuid4().hex[:8]}")
         self._resources = frozenset({names.DEFAULT_RESOURCE})
+        self._sure = asyncio.Event()  # while the lease is in doubt no write is begun
+        self._sure.set()
         self._found = Findings()
         self._look = 0
         # Controllers whose pods were evicted, and in which look: what their template selects itself, no eviction mends.
@@ -62,7 +64,7 @@ class Uninstall:
     async def run(self) -> None:
         """Do it. Raises UninstallError, ApiError."""
         await self._stop_operator()
-        kept = asyncio.create_task(self._lease.keep(lambda: None, lambda: None))
+        kept = asyncio.create_task(self._lease.keep(self._sure.clear, self._sure.set))
         work = asyncio.create_task(self._clean())
         try:
             done, _ = await asyncio.wait({kept, work}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +125,9 @@ class Uninstall:
         async for change in self._changes():
             batch.append(change)
             if len(batch) == _BATCH:  # the objects of a large cluster are not held all at once
+                await self._sure.wait()
                 changed += await _carry_out(batch, errors)
+        await self._sure.wait()
         changed += await _carry_out(batch, errors)
         if errors:
             raise UninstallError("not everything could be taken off:\n  " + "\n  ".join(sorted(errors)))

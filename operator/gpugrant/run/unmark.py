@@ -30,7 +30,9 @@ def is_gated(pod: JsonObject) -> bool:
 
 
 def is_running(pod: JsonObject) -> bool:
-    """Say whether a pod is bound and has not ended."""
+    """Say whether a pod is bound, and neither has ended nor is being deleted."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
     return bool(pod["spec"].get("nodeName")) and _phase(pod) not in ("Succeeded", "Failed")
 
 
