@@ -163,6 +163,13 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
             assert "nodes: 4 freed of labels and taint" in done.stdout
             assert "2 pools, 1 quota, 2 grants" in done.stdout
             assert await remains(admin) == [there.waiting + " gate"]
+
+            # helm has deleted nothing yet: an upgrade to what is there takes it all back.
+            await run(helm, "upgrade", "gpugrant", CHART, "--reuse-values")
+            await wait_until_walls_stand(admin)
+            assert (await admin.get(_DEPLOYMENT))["spec"]["replicas"] == 1
+            again = await hook.run("--waiting", "list")
+            assert again.returncode == 0, again.stderr
     finally:
         operator.stop()
     # Once more, and from helm's own hand: its hook finds little left to do, and lets go what waits.
