@@ -101,6 +101,9 @@ class KubeClient:
 
     async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
+            # A watch that was left in the middle would wait for the server's farewell, and the loop may end before.
+            assert self._session.connector is not None
+            await self._session.connector.close(abort_ssl=True)
             await self._session.close()
             self._session = None
 

@@ -119,7 +119,7 @@ async def test_prometheus_scrapes_the_service_and_each_replica_and_its_sums_are_
     pod = await site.admin.wait_for(path, ended, 90)
     seats, start, end = await row_of(ledger, pod["metadata"]["uid"])
     assert end is not None
-    query = f'sum(gpugrant_gpu_seconds_total{{grant="{grant.name}", condition="Used"}})'
+    query = f'sum(gpugrant_gpu_seconds_total{{job="gpugrant", grant="{grant.name}", condition="Used"}})'
     found = None
     for _ in range(60):
         found = await asyncio.to_thread(prometheus.ask, query)
