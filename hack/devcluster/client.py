@@ -6,7 +6,8 @@ On purpose not the operator's own client: what tests see must not pass through t
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
 
@@ -101,9 +102,6 @@ class KubeClient:
 
     async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
-            # A watch that was left in the middle would wait for the server's farewell, and the loop may end before.
-            assert self._session.connector is not None
-            await self._session.connector.close(abort_ssl=True)
             await self._session.close()
             self._session = None
 
@@ -187,7 +185,7 @@ class KubeClient:
 
     # -- watching ------------------------------------------------------------------------------------
 
-    async def watch(self, path: str, **params: str) -> AsyncIterator[tuple[str, JsonObject]]:
+    async def watch(self, path: str, **params: str) -> AsyncGenerator[tuple[str, JsonObject]]:
         """Yield (ADDED | MODIFIED | DELETED, object) of a collection from now on, existing objects first.
 
         Ends when the server ends it. Raises Refused where the server sends an ERROR.
@@ -200,13 +198,18 @@ class KubeClient:
             if response.status >= 400:
                 raise Refused(response.status, _as_status(await response.read()))
             rest = b""
-            async for chunk in response.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise Refused(int(event["object"].get("code", 500)), event["object"])
-                    yield event["type"], event["object"]
+            try:
+                async for chunk in response.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            raise Refused(int(event["object"].get("code", 500)), event["object"])
+                        yield event["type"], event["object"]
+            finally:
+                # Left in the middle: else it waits for the server's farewell, and the loop may end before that comes.
+                if response.connection is not None and response.connection.transport is not None:
+                    response.connection.transport.abort()
 
     async def wait_for(self, path: str, holds: Any, seconds: float = 30.0) -> JsonObject:
         """Wait, on a watch, until ``holds(object)`` is true for the object at ``path``; return it.
@@ -233,12 +236,13 @@ class KubeClient:
                         again = None
                     if again != seen:
                         continue
-                    async for kind, seen_now in self.watch(
+                    async with aclosing(self.watch(
                         collection, fieldSelector=f"metadata.name={name}", resourceVersion=version, timeoutSeconds="60"
-                    ):
-                        seen = None if kind == "DELETED" else seen_now
-                        if holds(seen):
-                            return seen or {}
+                    )) as events:
+                        async for kind, seen_now in events:
+                            seen = None if kind == "DELETED" else seen_now
+                            if holds(seen):
+                                return seen or {}
         except TimeoutError:
             raise TimeoutError(f"{path}: not as awaited after {seconds:g} s; seen last: {_brief(seen)}") from None
 
