@@ -10,6 +10,7 @@ from gpugrant import names
 from gpugrant.expose.report.commands import report
 from gpugrant.expose.usage import usage
 from gpugrant.meter.commands import ledger
+from gpugrant.options import ledger_named
 
 _KUBECONFIG = click.option(
     "--kubeconfig",
@@ -51,7 +52,7 @@ def main() -> None:
 @click.option(
     "--ledger",
     envvar="GPUGRANT_LEDGER",
-    default="",
+    callback=ledger_named,
     metavar="URL",
     help="Where the ledger is kept, as an SQLAlchemy URL, such as sqlite:////var/lib/gpugrant/ledger.db. "
     "Default: $GPUGRANT_LEDGER. Without it nothing is metered, and pods that ended keep their finalizer.",
@@ -73,7 +74,7 @@ def main() -> None:
 )
 @click.option("--verbose", is_flag=True, help="Log every detail.")
 def run(
-    kubeconfig: str, metrics_port: int, ledger: str, reports: str, signing_key: str, verbose: bool
+    kubeconfig: str, metrics_port: int, ledger: str | None, reports: str, signing_key: str, verbose: bool
 ) -> None:
     """Run the operator until SIGTERM.
 
@@ -83,7 +84,7 @@ def run(
     from gpugrant.run.operator import Options
     from gpugrant.run.process import run_forever
 
-    run_forever(Options(kubeconfig, metrics_port, ledger, reports, signing_key), verbose)
+    run_forever(Options(kubeconfig, metrics_port, ledger or "", reports, signing_key), verbose)
 
 
 @main.command()

@@ -8,6 +8,7 @@ from gpugrant.model.node import Node
 from gpugrant.model.pod import Requirement, Shape, Term, Toleration
 
 _BLOCKING = ("NoSchedule", "NoExecute")
+_OTHER_LABELS = "other labels than its nodeSelector and affinity ask for"
 
 
 # Kubernetes' own taints tell a node's state of the moment (not-ready, unschedulable, pressure …).
@@ -15,7 +16,12 @@ _PASSING = "node.kubernetes.io/"
 
 
 def node_matches(shape: Shape, node: Node, granted_taint: str = "", passing: bool = True) -> bool:
-    """Say whether selector, affinity and taints let the pod onto the node.
+    """Say whether selector, affinity and taints let the pod onto the node; the arguments are those of node_obstacle."""
+    return not node_obstacle(shape, node, granted_taint, passing)
+
+
+def node_obstacle(shape: Shape, node: Node, granted_taint: str = "", passing: bool = True) -> str:
+    """Return what the node has that keeps the pod off, "" where selector, affinity and taints let it on.
 
     ``granted_taint`` is the key that the release will tolerate. Without ``passing``, taints that come and go with
     the node's state are looked away from: would the pod fit a healthy server?
@@ -23,16 +29,16 @@ def node_matches(shape: Shape, node: Node, granted_taint: str = "", passing: boo
     labels = node.labels
     for key, value in shape.selector:
         if labels.get(key) != value:
-            return False
+            return _OTHER_LABELS
     if shape.affinity and not any(_term_holds(term, node) for term in shape.affinity):
-        return False
+        return _OTHER_LABELS
     for taint in node.taints:
         if not passing and taint.key.startswith(_PASSING):
             continue
         if taint.effect in _BLOCKING and taint.key != granted_taint:
             if not any(_tolerates(t, taint.key, taint.value, taint.effect) for t in shape.tolerations):
-                return False
-    return True
+                return f"the taint {taint.key}"
+    return ""
 
 
 def _term_holds(term: Term, node: Node) -> bool:

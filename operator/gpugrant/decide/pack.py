@@ -1,23 +1,17 @@
 """Where pods fit: seats, CPU and memory per server, the pod's own constraints, best fit first (R4)."""
 
-from collections import defaultdict
-
-from msgspec import Struct
+from collections import Counter, defaultdict
 
 from gpugrant import names
-from gpugrant.decide.fit import node_matches
+from gpugrant.decide import reasons
+from gpugrant.decide.fit import node_obstacle
 from gpugrant.decide.judge import tenant_limit
 from gpugrant.decide.seats import FreeSeats
 from gpugrant.decide.state import GrantState, Server
 from gpugrant.decide.world import World
 from gpugrant.model.pod import Pod, Shape
 
-
-class Opening(Struct, frozen=True):
-    """A server that has to be opened for shared use before anything can go there."""
-
-    server: str
-    label: str
+_NOTHING = (0, 0, 0)  # seats, CPU, memory
 
 
 class Packer:
@@ -60,18 +54,39 @@ class Packer:
 
     def fits(self, server: Server, shape: Shape, seats: int) -> bool:
         """Say whether a server has room for one more pod, beside what was placed just now."""
-        row = self.taken.get(server.name, (0, 0, 0))
+        return self._seats_free(server) >= seats and not self._obstacle(server, shape)
+
+    def why_not(self, shape: Shape, seats: int) -> str:
+        """Return, in words, why the grant's servers have no room for one more pod now."""
+        servers = self.world.servers
+        bucket = self.bucket()
+        if not bucket:
+            return "none of its servers is ready"
+        roomy = [s for s in (servers[name] for name in bucket.fitting(seats)) if self._seats_free(s) >= seats]
+        if not roomy:
+            return f"at most {max(0, *(self._seats_free(servers[name]) for name in bucket.names()))} on one server"
+        found = Counter(self._obstacle(server, shape) for server in roomy)
+        told = (f"{what} ({reasons.counted(count, 'server')})" for what, count in sorted(found.items()))
+        return f"servers with {seats} free have {' or '.join(told)}"
+
+    def _seats_free(self, server: Server) -> int:
+        return self.world.seats_free(server) - self.taken.get(server.name, _NOTHING)[0]
+
+    def _obstacle(self, server: Server, shape: Shape) -> str:
+        """Return what a server has that keeps the pod off, its seats apart; "" where nothing does."""
+        _, cpu, memory = self.taken.get(server.name, _NOTHING)
         node = server.node
-        return (
-            node is not None
-            and server.name not in self.world.writing
-            and not (self.state.shared and self._is_promised(server))
-            and self.world.seats_free(server) - row[0] >= seats
-            and server.cpu_used + server.overhead_cpu + row[1] + shape.cpu_milli <= node.cpu_milli
-            and server.memory_used + server.overhead_memory + row[2] + shape.memory <= node.memory
-            and len(server.pods) < node.pods
-            and node_matches(shape, node, self.resource)
-        )
+        if node is None or server.name in self.world.writing:
+            return "labels that are being written"
+        if self.state.shared and self._is_promised(server):
+            return "been promised to another grant"
+        if server.cpu_used + server.overhead_cpu + cpu + shape.cpu_milli > node.cpu_milli:
+            return "too little CPU left"
+        if server.memory_used + server.overhead_memory + memory + shape.memory > node.memory:
+            return "too little memory left"
+        if len(server.pods) >= node.pods:
+            return "as many pods as they may have"
+        return node_obstacle(shape, node, self.resource)
 
 
 def shared_for(world: World, state: GrantState) -> str:

@@ -90,7 +90,8 @@ OTHER_GATES: Final = "OtherGates"
 # What moves by itself while the reason stays: free seats, places, counts. Names, dates and sizes are no figures.
 _FIGURES = re.compile(
     r"\b\d+(st|nd|rd|th)(?= in line)"
-    r"|\b\d+(?= free\b| so far| more\b| of \d| on one server| times?\b| servers?\b| pods?\b)"
+    r"|\b\d+(?= free\b| so far| more\b| of \d| on one server)"
+    r"|\b\d+ (time|server|pod)s?\b"
 )
 _PLACE = re.compile(r"; (it is next|\d+ pods? (is|are) ahead)$")
 

@@ -185,7 +185,7 @@ def _try_grant(
             return Verdict(
                 False,
                 reasons.NO_ROOM,
-                f"{name} has {free} free, but not where this fits: {_where(world, packer)}",
+                f"{name} has {free} free, but not where this fits: {_where(packer, pod, resource, len(places), unit)}",
             )
         places.append(place)
     for pod, place in zip(sorted(unit.pods, key=lambda p: -p.shape.amount(resource)), places, strict=True):
@@ -214,11 +214,10 @@ def _being_prepared(world: World, state: GrantState) -> bool:
     )
 
 
-def _where(world: World, packer: Packer) -> str:
-    bucket = packer.bucket()
-    if not len(bucket):
-        return "none of its servers is ready"
-    return f"at most {bucket.largest()} on one server"
+def _where(packer: Packer, pod: Pod, resource: str, placed: int, unit: Unit) -> str:
+    """Return why one pod of a unit has no place, after so many of the unit had."""
+    whole = f"room for {placed} of {len(unit.pods)} pods; " if len(unit.pods) > 1 else ""
+    return whole + packer.why_not(pod.shape, pod.shape.amount(resource))
 
 
 def _never_fits(world: World, unit: Unit, state: GrantState, resource: str) -> Verdict | None:

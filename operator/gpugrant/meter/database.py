@@ -95,7 +95,7 @@ def _parsed(url: str) -> URL:
     except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise LedgerUrlError(f"{_NAMED_BY} is no URL of a database: write it as {_FORMS}") from None
     backend, _, driver = parsed.drivername.partition("+")
-    if backend in ("postgresql", "postgres"):
+    if backend in ("postgresql", "postgres") and driver in ("", "psycopg"):
         return parsed.set(drivername="postgresql+psycopg")
     if backend != "sqlite" or driver not in ("", "pysqlite"):
         raise LedgerUrlError(

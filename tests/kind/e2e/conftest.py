@@ -3,6 +3,7 @@
 platform    (session) -> kind_kit.platform.Platform: helm() release() leader() samples() page()
 servers     (session) -> kind_kit.servers.Servers: plugin() log() allocated() changes() offers()
 site        (function) -> kind_kit.site.KindSite: workers() tenant() grant() runs() sees(); cleans up after the test
+lab         (function) -> lab.Lab: a pool of all workers, a tenant, and its grant of all their GPUs
 ledger      (function) a connection to the ledger's database, read from outside
 """
 
@@ -17,8 +18,10 @@ from devcluster.client import JsonObject, KubeClient
 from kind.cluster import KindCluster
 from kind_kit.platform import Platform
 from kind_kit.postgres import Postgres
-from kind_kit.servers import Servers
+from kind_kit.servers import SEATS, Servers
 from kind_kit.site import KindSite
+
+from .lab import Lab
 
 # Months are short, so that one closes while the tests run. Kills leave seconds that nobody watched: allowed here.
 SETTINGS: JsonObject = {
@@ -57,6 +60,14 @@ async def site(
         yield site
     finally:
         await site.clean_up()
+
+
+@pytest.fixture
+async def lab(site: KindSite) -> Lab:
+    """Have a grant of all GPUs."""
+    pool = await site.workers()
+    tenant = await site.tenant(pool)
+    return Lab(pool, tenant, await site.grant(tenant, pool, SEATS * len(pool.servers)))
 
 
 @pytest.fixture

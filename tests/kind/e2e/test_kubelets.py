@@ -5,51 +5,19 @@ Each time the ledger is compared with what the API server and the plugin's own l
 
 import asyncio
 import time
-from dataclasses import dataclass
 
 import pytest
 
 from cluster_kit.pods import condition, phase
-from cluster_kit.site import Grant, Pool, Tenant, seconds_of
+from cluster_kit.site import Grant
 from devcluster.client import JsonObject
 from gpugrant import names
 from kind_kit.platform import Platform
 from kind_kit.servers import GPU, SEATS, Servers
 from kind_kit.site import KindSite
 
+from .lab import SLOW, Lab, ended, finish_of, start_of, waits_in
 from .ledger import Ledger, booked, row_of
-from .test_users import ended
-
-# The kubelet tells devices' health within this; a kind node on a busy machine.
-SLOW = 60.0
-
-
-@dataclass
-class Lab:
-    """One tenant with a grant on one server's worth of GPUs."""
-
-    pool: Pool
-    tenant: Tenant
-    grant: Grant
-
-
-@pytest.fixture
-async def lab(site: KindSite) -> Lab:
-    """Have a grant of all GPUs."""
-    pool = await site.workers()
-    tenant = await site.tenant(pool)
-    return Lab(pool, tenant, await site.grant(tenant, pool, SEATS * len(pool.servers)))
-
-
-def start_of(pod: JsonObject) -> int:
-    """Return when a pod was bound."""
-    return seconds_of(condition(pod, "PodScheduled")["lastTransitionTime"])
-
-
-def finish_of(pod: JsonObject) -> int:
-    """Return when its container finished."""
-    [status] = pod["status"]["containerStatuses"]
-    return seconds_of(status["state"]["terminated"]["finishedAt"])
 
 
 async def sums(platform: Platform, site: KindSite, grant: Grant) -> dict[str, float]:
@@ -161,12 +129,6 @@ async def test_a_pod_that_cannot_start_holds_what_it_keeps_from_others(
     pulling = await site.runs(lab.tenant, 1, container={"image": "localhost/gpugrant/none:1"})
     crashing = await site.runs(lab.tenant, 1, container={"command": ["python3", "-c", "raise SystemExit(1)"]},
                                restartPolicy="Always")
-
-    def waits_in(reason: str):
-        def holds(pod: JsonObject | None) -> bool:
-            statuses = (pod or {}).get("status", {}).get("containerStatuses") or [{}]
-            return statuses[0].get("state", {}).get("waiting", {}).get("reason") == reason
-        return holds
 
     await site.admin.wait_for(pulling, waits_in("ErrImageNeverPull"), SLOW)
     await site.admin.wait_for(crashing, waits_in("CrashLoopBackOff"), SLOW)

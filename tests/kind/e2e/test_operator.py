@@ -20,8 +20,8 @@ from kind_kit.platform import NAMESPACE, PODS, Platform
 from kind_kit.servers import SEATS, Servers
 from kind_kit.site import KindSite
 
+from .lab import ended, finish_of, start_of
 from .ledger import Ledger, booked
-from .test_users import ended
 
 MANY = 12
 SLOW = 90.0
@@ -89,10 +89,7 @@ async def test_the_api_server_restarts_mid_burst(
     for path in paths:
         pod = await site.admin.wait_for(
             path, lambda seen: (seen or {}).get("status", {}).get("phase") == "Succeeded", 3 * SLOW)
-        [status] = pod["status"]["containerStatuses"]
-        expected[pod["metadata"]["uid"]] = (
-            2, seconds_of(condition(pod, "PodScheduled")["lastTransitionTime"]),
-            seconds_of(status["state"]["terminated"]["finishedAt"]))
+        expected[pod["metadata"]["uid"]] = (2, start_of(pod), finish_of(pod))
     assert await booked(ledger, expected, 60) == expected
 
 
@@ -164,9 +161,7 @@ async def test_a_month_closes_signed_and_an_officer_finds_the_pod_in_it_and_veri
     tenant = await site.tenant(pool)
     grant = await site.grant(tenant, pool, SEATS)
     pod = await site.admin.wait_for(await site.runs(tenant, SEATS, 3), ended, SLOW)
-    start = seconds_of(condition(pod, "PodScheduled")["lastTransitionTime"])
-    [status] = pod["status"]["containerStatuses"]
-    end = seconds_of(status["state"]["terminated"]["finishedAt"])
+    start, end = start_of(pod), finish_of(pod)
 
     async with asyncio.timeout(4 * SLOW):
         while True:

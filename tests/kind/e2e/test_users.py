@@ -5,21 +5,18 @@ import time
 
 import pytest
 
-from cluster_kit.pods import condition, pod_path
-from cluster_kit.site import gates, seconds_of
+from cluster_kit.pods import pod_path
+from cluster_kit.site import gates
 from cluster_kit.witness import Witness
-from devcluster.client import JsonObject, Refused
+from devcluster.client import Refused
 from gpugrant import names
 from kind_kit.platform import Platform
 from kind_kit.prometheus import Prometheus
 from kind_kit.servers import SEATS, Servers
 from kind_kit.site import KindSite
 
+from .lab import ended, start_of
 from .ledger import Ledger, booked, row_of
-
-
-def ended(pod: JsonObject | None) -> bool:
-    return (pod or {}).get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 async def test_a_tenant_who_may_edit_runs_a_job_whose_containers_see_their_devices(
@@ -104,7 +101,7 @@ async def test_what_waits_runs_as_soon_as_there_is_room(site: KindSite) -> None:
     freed = int(time.time())
     await site.admin.delete(first)
     [pod] = await site.running(second, seconds=60)
-    assert seconds_of(condition(pod, "PodScheduled")["lastTransitionTime"]) >= freed
+    assert start_of(pod) >= freed
 
 
 async def test_prometheus_scrapes_the_service_and_each_replica_and_its_sums_are_the_ledgers(

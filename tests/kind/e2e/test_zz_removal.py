@@ -10,15 +10,36 @@ from kind_kit.platform import NAMESPACE, PODS, RELEASE, Platform, ours
 from kind_kit.servers import SEATS, Servers
 from kind_kit.site import KindSite
 
+from .lab import waits_in
 from .ledger import Ledger
 
 SLOW = 90.0
 
 
-async def replicas(site: KindSite) -> set[str]:
-    """Return the uids of the operator's pods."""
-    listed = await site.admin.list(PODS, labelSelector=f"app.kubernetes.io/name={RELEASE}")
-    return {pod["metadata"]["uid"] for pod in listed if not pod["metadata"].get("deletionTimestamp")}
+async def replicas(site: KindSite, platform: Platform) -> set[str]:
+    """Return the names of the operator's pods."""
+    return {pod["metadata"]["name"] for pod in await platform.replicas(site.admin)}
+
+
+async def nothing_is_left(site: KindSite, servers: Servers, running: str) -> None:
+    """See that nothing of ours is on servers, nor on a pod, which runs on."""
+    for path in [f"/api/v1/nodes/{node}" for node in servers.all]:
+        left = set(ours(await site.admin.get(path))) - {"gpugrant.io/provider", "gpugrant.io/fabric"}
+        assert left == set(), f"{path}: those two are the engineer's own, and nothing else is left"
+    held = await site.admin.get(running)
+    assert ours(held) == [], json.dumps(held["metadata"])
+    assert is_running(held)
+
+
+async def break_ledger(site: KindSite, platform: Platform) -> None:
+    """Take the ledger's name away, and wait until the operator's new pods have given up: it does not run unmetered."""
+    secret = f"/api/v1/namespaces/{NAMESPACE}/secrets/ledger"
+    await site.admin.patch(secret, {"stringData": {"url": " "}})
+    for name in await replicas(site, platform):
+        await site.admin.delete(f"{PODS}/{name}", 0)
+
+    for name in await replicas(site, platform):
+        await site.admin.wait_for(f"{PODS}/{name}", waits_in("CrashLoopBackOff"), SLOW)
 
 
 async def test_an_upgrade_a_rollback_and_the_end(
@@ -33,13 +54,13 @@ async def test_an_upgrade_a_rollback_and_the_end(
     [pod] = await site.running(running, seconds=SLOW)
     waiting = await site.runs(tenant, 4)
     await site.told_to_wait(waiting)
-    before = await replicas(site)
+    before = await replicas(site, platform)
     await asyncio.to_thread(platform.release, "upgrade", podAnnotations={"example.org/round": "two"})
-    upgraded = await replicas(site)
+    upgraded = await replicas(site, platform)
     assert len(upgraded) == 2
     assert not upgraded & before
     await asyncio.to_thread(platform.helm, "rollback", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", "180s")
-    assert not await replicas(site) & upgraded
+    assert not await replicas(site, platform) & upgraded
     await platform.leader(site.admin)
     assert is_running(await site.admin.get(running))
     row = ledger.execute("select held_until from holdings where uid = %s", (pod["metadata"]["uid"],)).fetchall()
@@ -49,12 +70,7 @@ async def test_an_upgrade_a_rollback_and_the_end(
                             "--timeout", "180s")
     log = await asyncio.to_thread(platform.cluster.kubectl, "logs", "--namespace", NAMESPACE, "job/gpugrant-uninstall")
     assert waiting.rpartition("/")[2] in log, "what waits behind the gate is named"
-    for path in [f"/api/v1/nodes/{node}" for node in servers.all]:
-        left = set(ours(await site.admin.get(path))) - {"gpugrant.io/provider", "gpugrant.io/fabric"}
-        assert left == set(), f"{path}: those two are the engineer's own, and nothing else is left"
-    held = await site.admin.get(running)
-    assert ours(held) == [], json.dumps(held["metadata"])
-    assert is_running(held)
+    await nothing_is_left(site, servers, running)
 
     # Nobody guards marks now. One operator later they are what the ledger says, or nobody's.
     [server] = (await site.admin.get(theirs.path))["status"]["allocation"]["servers"]
@@ -78,7 +94,10 @@ async def test_an_upgrade_a_rollback_and_the_end(
     assert ledger.execute(query, (pod["metadata"]["uid"],)).fetchall() == [("grant", grant.uid, None)]
     assert (await site.admin.get(theirs.path))["status"]["usage"]["held"] == 0
 
+    # It can be removed also when it does not start any more.
+    await break_ledger(site, platform)
     await asyncio.to_thread(platform.uninstall)
+    await nothing_is_left(site, servers, running)
     await site.admin.delete(forged, 0)
     await site.admin.wait_gone(forged, SLOW)
     await site.admin.delete(running, 0)

@@ -129,7 +129,7 @@ def test_a_pod_that_no_server_could_take_for_a_moment_is_judged_again() -> None:
     assert "matches the pod's nodeSelector" in cluster.pods[choosy].waiting
     assert cluster.pods[other].waiting == (
         "waiting for 8 GPUs: grant train (16 GPUs, B200) has 16 free, but not where this fits: "
-        "at most 8 on one server; it is next"
+        "servers with 8 free have the taint node.kubernetes.io/not-ready (2 servers); it is next"
     )
     for name in list(cluster.nodes):
         taints = tuple(t for t in cluster.nodes[name].taints if t.key != "node.kubernetes.io/not-ready")

@@ -18,6 +18,7 @@ BAD_URLS = {
     "another database": (f"mysql://u:{SECRET}@db/ledger", "a ledger is kept in SQLite or PostgreSQL, not in 'mysql'"),
     "a typo": (f"postgressql://u:{SECRET}@db/ledger", "not in 'postgressql'"),
     "another driver": ("sqlite+aiosqlite:///x.db", "not in 'sqlite+aiosqlite'"),
+    "another driver of PostgreSQL": (f"postgresql+asyncpg://u:{SECRET}@db/ledger", "not in 'postgresql+asyncpg'"),
     "no URL": (f"u:{SECRET}@db", "is no URL of a database: write it as sqlite:////"),
     "a port that is no number": (f"postgresql://u:{SECRET}@db:port/ledger", "is no URL of a database"),
     "too few slashes": ("sqlite://var/lib/ledger.db", "a URL of SQLite has no host"),
@@ -97,6 +98,26 @@ def test_the_operator_says_so_at_its_start(case):
     done = start(url)
     assert (done.returncode, words in done.stderr) == (2, True), done.stderr
     assert "Traceback" not in done.stderr and SECRET not in done.stderr
+
+
+@pytest.mark.parametrize("given", ["", " \n"])
+@pytest.mark.parametrize("by", ["variable", "option"])
+def test_a_ledger_that_is_named_and_empty_is_not_taken_for_none(by, given):
+    """A Secret whose key is empty: without this the operator would run, and meter nothing."""
+    variable, option = ({"GPUGRANT_LEDGER": given}, []) if by == "variable" else ({}, ["--ledger", given])
+    done = CliRunner().invoke(main, ["run", "--kubeconfig", "/nowhere", *option], env=variable)
+    assert (done.exit_code, "--ledger or $GPUGRANT_LEDGER: is empty" in done.stderr) == (2, True), done.output
+
+
+@pytest.mark.parametrize("command", READERS, ids=" ".join)
+def test_white_space_around_a_url_is_no_part_of_it(tmp_path, command):
+    store = a_store(tmp_path, now=NOVEMBER)
+    store.open()
+    store.close()
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    plain, padded = run(command, url), run(command, f" {url}\n")
+    assert padded.output == plain.output
+    assert "no such file" not in plain.output
 
 
 def test_the_operator_does_not_start_on_a_file_of_something_else(tmp_path):

@@ -1,0 +1,183 @@
+"""How containers end, or do not: killed for their memory, evicted, out of time, restarted in place, run by a runtime
+that restarts. A pod holds its GPUs from its binding until its last container has ended, whatever happened in between.
+"""
+
+import asyncio
+from typing import Any
+
+import yaml
+
+from cluster_kit.pods import phase
+from devcluster.client import JsonObject
+from kind_kit.platform import Platform
+from kind_kit.servers import GPU, SEATS, Servers
+from kind_kit.site import KindSite
+
+from .lab import SLOW, Lab, ended, finish_of, start_of
+from .ledger import Ledger, Row, booked, row_of
+
+_GREEDY = "held = [bytearray(1 << 20) for _ in range(4096)]"
+_FILLING = """
+import time
+with open("/scratch/file", "wb") as file:
+    file.write(bytes(32 << 20))
+time.sleep(600)
+"""
+# Fails the first time, by what it left on its volume, and works for a while the second time.
+_SECOND_TIME = """
+import pathlib, sys, time
+been = pathlib.Path("/scratch/been")
+if not been.exists():
+    been.touch()
+    time.sleep(3)
+    sys.exit(1)
+time.sleep(3)
+"""
+_SCRATCH: JsonObject = {"volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}]}
+
+
+def scratch(**limits: str) -> list[JsonObject]:
+    """Return the volumes of a pod that has a scratch."""
+    return [{"name": "scratch", "emptyDir": limits}]
+
+
+def python(code: str) -> JsonObject:
+    return {"command": ["python3", "-c", code]}
+
+
+async def holds_from_its_binding_to_its_end(ledger: Ledger, pod: JsonObject, seats: int) -> None:
+    """Compare a pod's row with its object."""
+    assert await row_of(ledger, pod["metadata"]["uid"]) == (seats, start_of(pod), finish_of(pod))
+
+
+async def test_a_container_that_is_killed_for_its_memory(site: KindSite, lab: Lab, ledger: Ledger) -> None:
+    limits = {"resources": {"limits": {GPU: "2", "memory": "64Mi"}}}
+    path = await site.runs(lab.tenant, None, container={**python(_GREEDY), **limits})
+    pod = await site.admin.wait_for(path, ended, SLOW)
+    [status] = pod["status"]["containerStatuses"]
+    assert (phase(pod), status["state"]["terminated"]["reason"]) == ("Failed", "OOMKilled")
+    await holds_from_its_binding_to_its_end(ledger, pod, 2)
+
+
+async def test_a_pod_that_is_evicted_for_what_it_wrote(site: KindSite, lab: Lab, ledger: Ledger) -> None:
+    path = await site.runs(lab.tenant, 2, container={**python(_FILLING), **_SCRATCH}, volumes=scratch(sizeLimit="1Mi"),
+                           terminationGracePeriodSeconds=1)
+    pod = await site.admin.wait_for(path, ended, 2 * SLOW)
+    assert (phase(pod), pod["status"]["reason"]) == ("Failed", "Evicted")
+    await holds_from_its_binding_to_its_end(ledger, pod, 2)
+
+
+async def test_a_pod_whose_time_is_up(site: KindSite, lab: Lab, ledger: Ledger) -> None:
+    path = await site.runs(lab.tenant, 2, activeDeadlineSeconds=3)
+    pod = await site.admin.wait_for(path, ended, SLOW)
+    assert (phase(pod), pod["status"]["reason"]) == ("Failed", "DeadlineExceeded")
+    await holds_from_its_binding_to_its_end(ledger, pod, 2)
+
+
+async def test_a_container_that_is_restarted_in_its_pod(
+    site: KindSite, servers: Servers, lab: Lab, ledger: Ledger
+) -> None:
+    """One hold over both runs: the devices are the pod's in between, and no other Allocate is asked."""
+    before = {node: len(servers.allocated(node)) for node in servers.all}
+    path = await site.runs(lab.tenant, 2, container={**python(_SECOND_TIME), **_SCRATCH}, volumes=scratch(),
+                           restartPolicy="OnFailure")
+    pod = await site.admin.wait_for(path, ended, SLOW)
+    [status] = pod["status"]["containerStatuses"]
+    assert (phase(pod), status["restartCount"]) == ("Succeeded", 1)
+    await holds_from_its_binding_to_its_end(ledger, pod, 2)
+    node = pod["spec"]["nodeName"]
+    assert [len(devices) for devices in servers.allocated(node)[before[node]:]] == [2]
+
+
+async def test_what_starts_before_and_beside_the_main_container_is_counted_as_the_kubelet_gives_it(
+    site: KindSite, servers: Servers, lab: Lab, ledger: Ledger
+) -> None:
+    """An init container's devices go on to the main one; a sidecar's are its own."""
+    calls = {node: len(servers.allocated(node)) for node in servers.all}
+
+    def container(name: str, gpus: int, seconds: float, **more: Any) -> JsonObject:
+        [one] = site.work(gpus, seconds)["containers"]
+        return {**one, "name": name, **more}
+
+    path = await site.runs(lab.tenant, 2, 4, initContainers=[
+        container("beside", 1, 600, restartPolicy="Always"), container("first", 2, 1)])
+    pod = await site.admin.wait_for(path, ended, SLOW)
+    assert phase(pod) == "Succeeded"
+    node = pod["spec"]["nodeName"]
+    given = servers.allocated(node)[calls[node]:]
+    assert len({device for one in given for device in one}) == 3, given
+    await holds_from_its_binding_to_its_end(ledger, pod, 3)
+
+
+async def test_a_runtime_that_restarts_changes_nobodys_account(
+    site: KindSite, platform: Platform, lab: Lab, ledger: Ledger
+) -> None:
+    running = await site.runs(lab.tenant, SEATS, 30)
+    [pod] = await site.running(running, seconds=SLOW)
+    node = pod["spec"]["nodeName"]
+    await asyncio.to_thread(platform.cluster.run_in_node, node, "systemctl", "restart", "containerd")
+    pod = await site.admin.wait_for(running, ended, 90)
+    assert phase(pod) == "Succeeded"
+    await holds_from_its_binding_to_its_end(ledger, pod, SEATS)
+
+
+async def test_a_plugin_that_is_replaced_fails_its_seats_for_as_long_and_ends_no_hold(
+    site: KindSite, servers: Servers, lab: Lab, ledger: Ledger
+) -> None:
+    path = await site.runs(lab.tenant, SEATS, 45)
+    [pod] = await site.running(path, seconds=SLOW)
+    node = pod["spec"]["nodeName"]
+    plugins = "/api/v1/namespaces/fake-gpu/pods"
+    [plugin] = await site.admin.list(plugins, fieldSelector=f"spec.nodeName={node}")
+    await site.admin.delete(f"{plugins}/{plugin['metadata']['name']}")
+    await servers.offers(site.admin, node, 0)
+    await site.told(lab.grant, "Degraded", "SeatsFailed", SLOW)
+    await servers.offers(site.admin, node, SEATS)
+    await site.told(lab.grant, "Degraded", "AllHealthy", SLOW)
+    pod = await site.admin.wait_for(path, ended, 90)
+    await holds_from_its_binding_to_its_end(ledger, pod, SEATS)
+
+
+async def test_a_server_under_pressure_gets_nothing_new_until_it_is_over(
+    site: KindSite, platform: Platform, servers: Servers, lab: Lab, ledger: Ledger
+) -> None:
+    """The kubelet says so, and what is there runs on. Such a server is not Failed, and what would fit nowhere waits."""
+    tenant, grant = lab.tenant, lab.grant
+    first = await site.runs(tenant, SEATS)
+    [pod] = await site.running(first, seconds=SLOW)
+    pressed = next(node for node in servers.all if node != pod["spec"]["nodeName"])
+    await configure(platform, pressed, evictionSoft={"memory.available": "900Gi"},
+                    evictionSoftGracePeriod={"memory.available": "1h"})
+    try:
+        await site.node(pressed, lambda seen: any(
+            taint["key"] == "node.kubernetes.io/memory-pressure" for taint in seen["spec"].get("taints") or ()), SLOW)
+        await servers.offers(site.admin, pressed, SEATS)
+        await site.told(grant, "Degraded", "AllHealthy", SLOW)
+        second, third = await asyncio.gather(*(site.runs(tenant, SEATS) for _ in range(2)))
+        words = await either_waits(site, second, third)
+        assert "servers with 8 free have the taint node.kubernetes.io/memory-pressure (1 server)" in words
+    finally:
+        await configure(platform, pressed, evictionSoft=None, evictionSoftGracePeriod=None)
+    pods = await site.running(second, third, seconds=2 * SLOW)
+    assert pressed in {one["spec"]["nodeName"] for one in pods}
+    expected: dict[str, Row] = {one["metadata"]["uid"]: (SEATS, start_of(one), None) for one in (pod, *pods)}
+    assert await booked(ledger, expected) == expected
+
+
+async def either_waits(site: KindSite, *paths: str) -> str:
+    """Return the words of the one of two pods that waits."""
+    asked = [asyncio.create_task(site.told_to_wait(path, seconds=SLOW)) for path in paths]
+    done, rest = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    for one in rest:
+        one.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    return done.pop().result()
+
+
+async def configure(platform: Platform, node: str, **fields: Any) -> None:
+    """Change fields of a kubelet's configuration, None takes one out, and restart it."""
+    cluster, path = platform.cluster, "/var/lib/kubelet/config.yaml"
+    found = yaml.safe_load(await asyncio.to_thread(cluster.run_in_node, node, "cat", path)) | fields
+    text = yaml.safe_dump({key: value for key, value in found.items() if value is not None})
+    await asyncio.to_thread(cluster.engine.run, "exec", "--interactive", node, "tee", path, text=text)
+    await asyncio.to_thread(cluster.run_in_node, node, "systemctl", "restart", "kubelet")
