@@ -7,7 +7,7 @@ from pathlib import Path
 
 from devcluster.binaries import BuildFailed
 from devcluster.runfolder import ROOT
-from kind.engine import Engine, EngineFailed, NoEngine, find_engine
+from kind.engine import Engine, EngineFailed, NoEngine, find_builder
 from kind.images import build
 
 _RECIPE = ROOT / "images" / "deviceplugin"
@@ -30,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="deviceplugin.image", description=__doc__)
     parser.add_argument("--base", default="", help="image with Python to build on; default: made of Debian's packages")
     try:
-        build_plugin(find_engine(), parser.parse_args().base)
+        build_plugin(find_builder(), parser.parse_args().base)
     except (BuildFailed, EngineFailed, NoEngine) as error:
         print(error, file=sys.stderr)
         return 1

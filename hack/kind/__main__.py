@@ -7,7 +7,7 @@ import sys
 from devcluster.binaries import BuildFailed
 from devcluster.runfolder import ROOT
 from kind.cluster import AlreadyUp, ClusterFailed, KindCluster
-from kind.engine import EngineFailed, NoEngine, find_engine
+from kind.engine import EngineFailed, NoEngine, find_builder, find_engine
 from kind.images import build_operator
 
 NAME = os.environ.get("GPUGRANT_KIND_NAME", "gpugrant")
@@ -29,7 +29,7 @@ def _down(_: argparse.Namespace) -> None:
 
 
 def _image(given: argparse.Namespace) -> None:
-    build_operator(find_engine(), given.base)
+    build_operator(find_builder(), given.base)
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
-"""Which container engine of this machine can run kind's nodes: found out by trying.
+"""Which container engine of this machine can run kind's nodes, and which can build images: found out by trying.
 
 Order: $GPUGRANT_ENGINE (docker or podman) alone, else docker, podman as it is set up, podman with our own
-containers.conf. What a node needs that engines often cannot give is a privileged container.
+containers.conf. What a node needs that engines often cannot give is a privileged container; building an image needs
+none.
 """
 
 import json
@@ -20,10 +21,14 @@ from kind.binaries import CNI_PLUGINS
 _OWN_SETTINGS = Path(__file__).resolve().parent / "containers.conf"
 _TRIAL = "localhost/gpugrant/trial:privileged"
 _TRIAL_SECONDS = 60
+# With a network and a terminal, as a node has. Without a volume: of a container that could not be started podman
+# leaves it.
+_AS_A_NODE = ("--privileged", "--tty", "--cgroupns=private")
+_AS_A_BUILD = ("--network", "none", "--interactive")
 
 
 class NoEngine(RuntimeError):
-    """No container engine here can run a node; the message says what each said."""
+    """No container engine here can do what is asked of it; the message says what each said."""
 
 
 class EngineFailed(RuntimeError):
@@ -77,7 +82,18 @@ class Engine:
 
 
 def find_engine() -> Engine:
-    """Return the first engine that runs a privileged container. Raises NoEngine."""
+    """Return the first engine that runs a privileged container, as a node is one. Raises NoEngine."""
+    return _find(
+        _AS_A_NODE, "NO CONTAINER ENGINE HERE CAN RUN A KIND NODE, so nothing that needs one was run.",
+        "docker or podman that runs a privileged container")
+
+
+def find_builder() -> Engine:
+    """Return the first engine that runs a plain container, as building an image does. Raises NoEngine."""
+    return _find(_AS_A_BUILD, "NO CONTAINER ENGINE HERE RUNS, so no image was built.", "docker or podman")
+
+
+def _find(flags: Sequence[str], without: str, needed: str) -> Engine:
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="gpugrant-trial-") as folder:
         archive = Path(folder) / "trial.tar"
@@ -87,15 +103,14 @@ def find_engine() -> Engine:
                 said.append(f"{engine}: not installed")
                 continue
             try:
-                _try(engine, archive)
+                _try(engine, archive, flags)
             except EngineFailed as failed:
-                said.append(f"{engine}: {_last_line(str(failed))}")
+                said.append(f"{engine}: {_telling_line(str(failed))}")
             else:
                 return engine
     raise NoEngine(
-        "NO CONTAINER ENGINE HERE CAN RUN A KIND NODE, so nothing that needs one was run.\n"
-        + "".join(f"  {line}\n" for line in said)
-        + "Needed: docker or podman that runs a privileged container. `hack/packages podman` installs one on Debian."
+        f"{without}\n" + "".join(f"  {line}\n" for line in said)
+        + f"Needed: {needed}. `hack/packages podman` installs one on Debian."
     )
 
 
@@ -119,13 +134,10 @@ def _write_trial(archive: Path) -> None:
     write_archive(archive, [Image(_TRIAL, [layer], settings)])
 
 
-def _try(engine: Engine, archive: Path) -> None:
+def _try(engine: Engine, archive: Path, flags: Sequence[str]) -> None:
     engine.run("load", "--input", str(archive), timeout=_TRIAL_SECONDS)
     try:
-        # With a network and a terminal, as a node has. Without a volume: of a container that could not be started
-        # podman leaves it.
-        ran = engine.run(
-            "run", "--rm", "--privileged", "--tty", "--cgroupns=private", _TRIAL, timeout=_TRIAL_SECONDS, text="{}")
+        ran = engine.run("run", "--rm", *flags, _TRIAL, timeout=_TRIAL_SECONDS, text="{}")
         _check_answer(engine, ran)
     finally:
         engine.run("rmi", "--force", _TRIAL, timeout=_TRIAL_SECONDS)
@@ -137,9 +149,10 @@ def _check_answer(engine: Engine, ran: str) -> None:
     except ValueError:
         answer = {}
     if "supportedVersions" not in answer:
-        raise EngineFailed(f"{engine}: a privileged container ran, but said {ran[:200]!r}")
+        raise EngineFailed(f"{engine}: a container ran, but said {ran[:200]!r}")
 
 
-def _last_line(message: str) -> str:
-    lines: Sequence[str] = [line for line in message.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else message
+def _telling_line(message: str) -> str:
+    """Return the line of an engine's words that tells what is wrong: the one with the error in it, else the last."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else message)
