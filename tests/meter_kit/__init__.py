@@ -21,7 +21,7 @@ def a_pod(uid: str = "a", **given: Any) -> Pod:
         "created": 900,
         "scheduled_at": 1000,
         "phase": "Running",
-        "started": True,
+        "admitted": True,
         "finalizer": True,
         "shape": Shape(resources=(("nvidia.com/gpu", 8),)),
     }

@@ -40,8 +40,8 @@ stamps = st.one_of(st.just(0), st.integers(1, 5000))
     st.integers(1, 6000),
     st.integers(0, 6000),
 )
-def test_whatever_a_pod_says_of_itself_no_interval_is_negative(phase, node, reason, started, times, at, seen):
-    pod = a_pod(phase=phase, node=node, reason=reason, started=started, created=1, **times)
+def test_whatever_a_pod_says_of_itself_no_interval_is_negative(phase, node, reason, admitted, times, at, seen):
+    pod = a_pod(phase=phase, node=node, reason=reason, admitted=admitted, created=1, **times)
     for interval in (held_interval(pod, NodeFacts(), at), gone_interval(pod, NodeFacts(), at, seen)):
         if interval is not None and interval.end is not None:
             assert interval.start <= interval.end

@@ -11,10 +11,14 @@ from msgspec import Struct
 from gpugrant.meter.facts import EndReason
 from gpugrant.model.pod import Pod
 
-# Reasons of a terminal status that the kubelet gives to pods it had admitted; with any other reason a pod
-# that never started was refused at the door ("Pod was rejected: …").
+# Reasons of a terminal status that the kubelet gives to pods it had admitted; with any other reason a pod of
+# whose containers it says nothing was refused at the door ("Pod was rejected: …").
 # Source: pkg/kubelet, rejectPod() and its callers.
 _ADMITTED_REASONS = frozenset({"DeadlineExceeded", "Terminated", "NodeLost"})
+
+# A kubelet that refuses a pod at the door does so at once. One that comes back with its server also rejects pods that
+# it had taken in long ago, and wipes all it said of them but when it first saw them (status.startTime).
+AT_THE_DOOR_SECONDS = 120
 
 # How far a node's clock may be ahead of ours where the API server's own stamp is missing.
 LARGEST_SKEW = 3600
@@ -44,9 +48,9 @@ def held_interval(pod: Pod, node: NodeFacts, now: int) -> Interval | None:
             at = pod.terminal_at or pod.deleting or pod.created or now
             return Interval(at, at, EndReason.NEVER_BOUND)
         return None
-    if not pod.scheduled_at and not pod.ended:
+    if not _bound_at(pod) and not pod.ended:
         return None  # bound past the scheduler; the kubelet says PodScheduled with its first status
-    start = pod.scheduled_at or pod.created
+    start = _bound_at(pod) or pod.created
     if not pod.ended:
         return Interval(start)
     end, reason = _end_of(pod, start, min(now, node.gone_at or now))
@@ -62,7 +66,7 @@ def gone_interval(pod: Pod, node: NodeFacts, at: int, seen: int) -> Interval | N
     """
     found = held_interval(pod, node, at)
     if found is None and pod.node:
-        found = Interval(pod.scheduled_at or pod.created)
+        found = Interval(_bound_at(pod) or pod.created)
     if found is None:
         return Interval(at, at, EndReason.NEVER_BOUND) if pod.finalizer else None
     if found.end is not None:
@@ -85,11 +89,23 @@ def skew_of(pod: Pod, interval: Interval) -> int:
     return max(0, interval.start - pod.finished_at, late)
 
 
+def _bound_at(pod: Pod) -> int:
+    """Return when a pod was bound, as nearly as its object says; 0: it does not."""
+    return pod.scheduled_at or (max(pod.created, pod.acknowledged_at) if pod.acknowledged_at else 0)
+
+
+def _was_refused(pod: Pod) -> bool:
+    """Say whether the kubelet refused an ended pod before it took it in: then it held nothing."""
+    if pod.admitted or pod.disrupted_at or not pod.reason or pod.reason in _ADMITTED_REASONS:
+        return False
+    return not pod.acknowledged_at or pod.terminal_at - pod.acknowledged_at <= AT_THE_DOOR_SECONDS
+
+
 def _end_of(pod: Pod, start: int, seen: int) -> tuple[int, EndReason]:
     """Return the first end that exists, in R9's order."""
     if pod.finished_at:
         return pod.finished_at, EndReason.FINISHED
-    if not pod.started and not pod.disrupted_at and pod.reason and pod.reason not in _ADMITTED_REASONS:
+    if _was_refused(pod):
         return start, EndReason.REJECTED
     if pod.disrupted_at:
         return pod.disrupted_at, EndReason.DISRUPTED

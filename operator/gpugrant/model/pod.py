@@ -1,6 +1,9 @@
 """A GPU pod as the planner and the meter see it."""
 
+from typing import Self
+
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Toleration(Struct, frozen=True):
@@ -82,11 +85,26 @@ class Pod(Struct, frozen=True):
     grace_seconds: int = 30
     scheduled_at: int = 0  # PodScheduled=True transition
     finished_at: int = 0  # latest container finish
-    started: bool = False  # some container ever ran
+    acknowledged_at: int = 0  # status.startTime: when its kubelet first looked at it, by the node's clock
+    admitted: bool = False  # its kubelet took it in: it says something of a container
     disrupted_at: int = 0  # DisruptionTarget=True transition
     terminal_at: int = 0  # the API server's time of the terminal status, where known
     unwell: int = 0  # devices that its containers' allocatedResourcesStatus calls unhealthy
     reason: str = ""  # status.reason (Evicted, OutOfnvidia.com/gpu, UnexpectedAdmissionError …)
+
+    def still_knowing(self, before: Self | None) -> Self:
+        """Return the pod with what its object said before and says no more.
+
+        A kubelet that comes back with its server and rejects the pods it had (no device is registered yet) takes
+        all conditions and the containers' statuses off them: they look as if they had never been taken in.
+        """
+        if before is None or (self.admitted >= before.admitted and (self.scheduled_at or not before.scheduled_at)):
+            return self
+        return replace(
+            self,
+            admitted=self.admitted or before.admitted,
+            scheduled_at=self.scheduled_at or before.scheduled_at,
+        )
 
     @property
     def ended(self) -> bool:

@@ -1,5 +1,6 @@
 """Who is told of what is observed: the world, and the meter where there is one."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from gpugrant.config import Settings
@@ -10,6 +11,10 @@ from gpugrant.model.pod import Pod
 
 class World(Protocol):
     """What decide/ takes in. Every method is synchronous and cheap."""
+
+    @property
+    def pods(self) -> Mapping[str, Pod]:
+        """GPU pods by uid, as they were taken."""
 
     def put_pod(self, pod: Pod) -> None:
         """Take a GPU pod as it is now."""

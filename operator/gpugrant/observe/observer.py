@@ -149,6 +149,7 @@ class Observer:
         self._put_pod(pod)
 
     def _put_pod(self, pod: Pod) -> None:
+        pod = pod.still_knowing(self.world.pods.get(pod.uid))
         self.world.put_pod(pod)
         if self._meter is not None:
             self._meter.observe_pod(pod)
@@ -167,6 +168,7 @@ class Observer:
 
     def _drop_pod(self, pod: Pod, missed: float | None) -> None:
         """Forget a pod; where it went unseen, the meter is told until when it would have been seen."""
+        pod = pod.still_knowing(self.world.pods.get(pod.uid))
         self.world.drop_pod(pod.uid)
         if self._meter is not None:
             self._meter.pod_gone(pod, self._clock(), self._seen_until(missed))

@@ -198,6 +198,7 @@ class PodStatus(Struct, rename="camel"):
 
     phase: str | None = None
     reason: str | None = None
+    start_time: str | None = None
     conditions: list[Condition] | None = None
     container_statuses: list[ContainerStatus] | None = None
     init_container_statuses: list[ContainerStatus] | None = None

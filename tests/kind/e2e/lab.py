@@ -43,3 +43,16 @@ def finish_of(pod: JsonObject) -> int:
     status = pod["status"]
     statuses = [*status["containerStatuses"], *status.get("initContainerStatuses", ())]
     return max(seconds_of(one["state"]["terminated"]["finishedAt"]) for one in statuses)
+
+
+def end_of(pod: JsonObject) -> int:
+    """Return when a pod that ended has held its GPUs until.
+
+    That is the last finish of its containers. Where the kubelet has lost sight of one, or wiped what it had said of
+    all, it is when the API server took in that all is over.
+    """
+    own = pod["status"].get("containerStatuses") or [{"state": {}}]
+    if all(one["state"].get("terminated", {}).get("finishedAt") for one in own):
+        return finish_of(pod)
+    fields = pod["metadata"]["managedFields"]
+    return max(seconds_of(one["time"]) for one in fields if one.get("subresource") == "status")

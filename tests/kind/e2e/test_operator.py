@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cluster_kit.pods import condition
+from cluster_kit.pods import condition, phase
 from cluster_kit.pressing import holds_of
 from cluster_kit.site import Grant, Tenant, seconds_of
 from cluster_kit.witness import Witness
@@ -20,7 +20,7 @@ from kind_kit.platform import NAMESPACE, PODS, Platform
 from kind_kit.servers import SEATS, Servers
 from kind_kit.site import KindSite
 
-from .lab import ended, finish_of, start_of
+from .lab import end_of, ended, finish_of, start_of
 from .ledger import Ledger, booked
 
 MANY = 12
@@ -102,7 +102,8 @@ async def test_a_server_that_goes_dark_with_the_leader_on_it_is_failed_and_comes
     leader = await platform.leader(site.admin)
     node = (await site.admin.get(f"{PODS}/{leader}"))["spec"]["nodeName"]
     path = await site.runs(tenant, SEATS, nodeSelector={"kubernetes.io/hostname": node})
-    await site.running(path, seconds=SLOW)
+    [pod] = await site.running(path, seconds=SLOW)
+    over = asyncio.create_task(site.admin.wait_for(path, ended, 5 * SLOW))  # the first that says so is what counts
     await asyncio.to_thread(platform.cluster.stop_node, node)
     try:
         await platform.leader(site.admin, other_than=leader)
@@ -118,6 +119,11 @@ async def test_a_server_that_goes_dark_with_the_leader_on_it_is_failed_and_comes
     query = "select since, value from health where server = %s and aspect = 'Ready' order by id desc limit 2"
     rows = ledger.execute(query, (node,)).fetchall()
     assert rows == [(seconds_of(back), 1), (seconds_of(lost), 0)]
+    # The kubelet that came back has no devices yet, and rejects the pod that ran.
+    last = await over
+    assert (phase(last), last["status"].get("reason")) == ("Failed", "UnexpectedAdmissionError")
+    expected = {pod["metadata"]["uid"]: (SEATS, start_of(pod), end_of(last))}
+    assert await booked(ledger, expected) == expected
 
 
 async def test_a_server_whose_object_is_deleted_is_failed_until_it_is_back(

@@ -19,7 +19,7 @@ NOW = 5000
 
 CASES = {
     "bound and running: open": ({}, Interval(1000)),
-    "image pull holds": ({"phase": "Pending", "started": False}, Interval(1000)),
+    "image pull holds": ({"phase": "Pending", "admitted": False}, Interval(1000)),
     "being deleted, containers still there: holds": ({"deleting": 1500}, Interval(1000)),
     "evicted, containers still there: holds": ({"disrupted_at": 1500}, Interval(1000)),
     "lost server, pod never ends: holds": ({"deleting": 1300, "disrupted_at": 0}, Interval(1000)),
@@ -44,19 +44,19 @@ CASES = {
         Interval(1000, 1000, EndReason.FINISHED),
     ),
     "rejected by the device plugin: held nothing": (
-        {"phase": "Failed", "started": False, "reason": "UnexpectedAdmissionError", "terminal_at": 1002},
+        {"phase": "Failed", "admitted": False, "reason": "UnexpectedAdmissionError", "terminal_at": 1002},
         Interval(1000, 1000, EndReason.REJECTED),
     ),
     "rejected, out of GPUs: held nothing": (
-        {"phase": "Failed", "started": False, "reason": "OutOfnvidia.com/gpu", "terminal_at": 1002},
+        {"phase": "Failed", "admitted": False, "reason": "OutOfnvidia.com/gpu", "terminal_at": 1002},
         Interval(1000, 1000, EndReason.REJECTED),
     ),
     "deadline passed during image pull: it was admitted, and held": (
-        {"phase": "Failed", "started": False, "reason": "DeadlineExceeded", "terminal_at": 1600},
+        {"phase": "Failed", "admitted": False, "reason": "DeadlineExceeded", "terminal_at": 1600},
         Interval(1000, 1600, EndReason.TERMINAL),
     ),
     "deleted during image pull: held until the terminal status": (
-        {"phase": "Failed", "started": False, "deleting": 1500, "terminal_at": 1505},
+        {"phase": "Failed", "admitted": False, "deleting": 1500, "terminal_at": 1505},
         Interval(1000, 1505, EndReason.TERMINAL),
     ),
     "server's object deleted, PodGC ended it": (
@@ -64,7 +64,7 @@ CASES = {
         Interval(1000, 2045, EndReason.DISRUPTED),
     ),
     "ended by others during image pull: held until then": (
-        {"phase": "Failed", "started": False, "disrupted_at": 2045, "reason": "NodeLost"},
+        {"phase": "Failed", "admitted": False, "disrupted_at": 2045, "reason": "NodeLost"},
         Interval(1000, 2045, EndReason.DISRUPTED),
     ),
     "ended, container states lost: the terminal status": (
@@ -191,7 +191,7 @@ def test_no_seat_of_a_server_is_held_twice(case):
 )
 def test_how_far_a_nodes_clock_is_off(finished, terminal, skew):
     pod = a_pod(
-        phase="Succeeded", node="n", started=True, scheduled_at=100, finished_at=finished, terminal_at=terminal
+        phase="Succeeded", node="n", admitted=True, scheduled_at=100, finished_at=finished, terminal_at=terminal
     )
     interval = held_interval(pod, NodeFacts(), 200)
     assert skew_of(pod, interval) == skew

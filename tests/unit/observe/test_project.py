@@ -190,7 +190,7 @@ def test_the_last_container_to_finish_ends_the_pod() -> None:
     }
     seen = pod(status=status)
     assert seen.finished_at == seconds(T3)
-    assert seen.started
+    assert seen.admitted
 
 
 def _ran(name: str, end: str | None = None, code: int = 0) -> dict[str, Any]:
@@ -266,21 +266,85 @@ def test_a_pod_whose_server_was_lost_held_until_it_was_disrupted() -> None:
     assert held == Interval(seconds(T1), seconds(T1) + 17_940, EndReason.DISRUPTED)
 
 
-def test_a_pod_that_was_rejected_never_started() -> None:
-    status = {
-        "phase": "Failed",
-        "reason": "OutOfnvidia.com/gpu",
-        "containerStatuses": [_terminated(None, None)],
-    }
-    seen = pod(status=status)
-    assert (seen.started, seen.finished_at, seen.reason) == (False, 0, "OutOfnvidia.com/gpu")
+# What kubelets of 1.37.2 said, word for word but for what does not matter here.
+REFUSED = {
+    "phase": "Failed",
+    "message": "Pod was rejected: Allocate failed due to rpc error: code = Internal, which is unexpected",
+    "reason": "UnexpectedAdmissionError",
+    "startTime": T1,
+    "qosClass": "BestEffort",
+}
+EVICTED = {
+    "phase": "Failed",
+    "conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": T1}],
+    "message": 'Usage of EmptyDir volume "scratch" exceeds the limit "1Mi". ',
+    "reason": "Evicted",
+    "startTime": T1,
+    "containerStatuses": [
+        {
+            "name": "main",
+            "state": {"waiting": {"reason": "ContainerCreating"}},
+            "lastState": {
+                "terminated": {
+                    "exitCode": 137,
+                    "reason": "ContainerStatusUnknown",
+                    "message": "The container could not be located when the pod was deleted.  "
+                    "The container used to be Running",
+                    "startedAt": None,
+                    "finishedAt": None,
+                }
+            },
+            "restartCount": 1,
+        }
+    ],
+}
 
 
-def test_a_container_that_restarted_has_started() -> None:
-    status = {
-        "containerStatuses": [{"state": {"waiting": {}}, "lastState": {"terminated": {"startedAt": T1}}}]
-    }
-    assert pod(status=status).started
+def _by_kubelet(status: dict[str, Any], at: str, **spec: Any) -> Any:
+    fields = [{"manager": "kubelet", "subresource": "status", "time": at, "fieldsV1": {"f:status": {}}}]
+    return pod({"nodeName": "server", **spec}, status, managedFields=fields)
+
+
+def test_a_pod_that_was_refused_at_the_door_held_nothing() -> None:
+    seen = _by_kubelet(REFUSED, T1)
+    assert (seen.admitted, seen.finished_at, seen.acknowledged_at) == (False, 0, seconds(T1))
+    held = held_interval(seen, NodeFacts(), seconds(T3))
+    assert held == Interval(seconds(T1), seconds(T1), EndReason.REJECTED)
+
+
+def test_an_evicted_pod_of_whose_container_the_kubelet_lost_sight_held_until_it_said_so() -> None:
+    seen = _by_kubelet(EVICTED, T3, containers=[{"name": "main"}])
+    assert (seen.admitted, seen.finished_at) == (True, 0)
+    held = held_interval(seen, NodeFacts(), seconds(LATER))
+    assert held == Interval(seconds(T1), seconds(T3), EndReason.TERMINAL)
+
+
+def test_a_pod_that_ran_and_was_rejected_when_its_server_came_back_held_until_then() -> None:
+    """The kubelet takes conditions and containers off it: it looks as if it had been refused at the door."""
+    running = pod(
+        {"nodeName": "server"},
+        {
+            "phase": "Running",
+            "conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": T1}],
+            "containerStatuses": [_ran("main")],
+        },
+    )
+    back = _by_kubelet({**REFUSED, "startTime": T2}, T3)
+    held = held_interval(back.still_knowing(running), NodeFacts(), seconds(LATER))
+    assert held == Interval(seconds(T1), seconds(T3), EndReason.TERMINAL)
+
+
+def test_nor_does_it_where_nobody_remembers_it() -> None:
+    """An operator that was started meanwhile: the kubelet has kept when it first saw the pod."""
+    back = _by_kubelet({**REFUSED, "startTime": T1}, LATER)
+    held = held_interval(back, NodeFacts(), seconds(LATER) + 9)
+    assert held == Interval(seconds(T1), seconds(LATER), EndReason.TERMINAL)
+
+
+def test_a_pod_that_says_as_much_as_before_is_left_as_it_is() -> None:
+    seen = pod(status={"containerStatuses": [_ran("main")]})
+    assert seen.still_knowing(None) is seen
+    assert seen.still_knowing(pod()) is seen
 
 
 def test_transitions_count_while_they_are_true() -> None:
