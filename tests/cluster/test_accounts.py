@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from contextlib import closing
 
+import pytest
+
 from cluster_kit.operator import OperatorProcess
 from cluster_kit.pods import condition
 from cluster_kit.site import Pool, Site, at, seconds_of
@@ -179,3 +181,35 @@ async def test_a_server_whose_object_goes_is_not_installed_any_more(
     first = min(placed_since(operator, pool).values())
     # Both servers were placed in the same plan as the contract was told, or a moment apart.
     assert found[(pool.name,)] == 2 * SEATS * (mark - min(first, contracted))
+
+
+@pytest.mark.parametrize("is_watched", [True, False], ids=["watched", "while the operator was away"])
+async def test_a_pod_that_ran_and_is_rejected_by_the_kubelet_of_a_restarted_server_held_until_then(
+    site: Site, operator: OperatorProcess, *, is_watched: bool
+) -> None:
+    """The kubelet keeps nothing of what it said of the pod but when it first saw it; words as of 1.37.2."""
+    pool = await site.pool([1])
+    tenant = await site.tenant(pool)
+    await site.grant(tenant, pool, 8)
+    [pod] = await site.running(path := await site.pod(tenant, 8))
+    start = seconds_of(condition(pod, "PodScheduled")["lastTransitionTime"])
+    await counted_past(operator, start + 2)
+    killed = 0 if is_watched else operator.kill()
+    pod = await site.admin.get(path)
+    first_seen = pod["status"]["startTime"] if is_watched else at(-3600)
+    pod["status"] = {
+        "phase": "Failed", "reason": "UnexpectedAdmissionError", "startTime": first_seen, "qosClass": "BestEffort",
+        "message": "Pod was rejected: Allocate failed due to no healthy devices present; cannot allocate unhealthy "
+                   "devices nvidia.com/gpu, which is unexpected"}
+    over = await site.admin.send("PUT", f"{path}/status", pod)
+    assert "conditions" not in over["status"]
+    if killed:
+        await operator.back(killed)
+        await operator.ready()
+    told = max(seconds_of(one["time"]) for one in over["metadata"]["managedFields"]
+               if one.get("subresource") == "status")
+    await counted_past(operator, told + 1)
+    with closing(sqlite3.connect(f"file:{operator.ledger}?mode=ro", uri=True)) as ledger:
+        query = "select held_from, held_until, end_reason from holdings where uid = ?"
+        assert list(ledger.execute(query, (pod["metadata"]["uid"],))) == [(start, told, "Terminal")]
+    assert told > start

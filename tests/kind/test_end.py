@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kind.cluster import ClusterFailed, KindCluster
-from kind.engine import Engine, NoEngine, find_engine
+from kind.engine import Engine, NoEngine, find_builder, find_engine
 
 
 def _everything(engine: Engine) -> set[tuple[str, str]]:
@@ -54,8 +54,30 @@ def test_where_no_engine_can_run_a_node_it_is_said_loudly(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(NoEngine) as told:
+    monkeypatch.delenv("GPUGRANT_ENGINE", raising=False)
+    for find, words in ((find_engine, "NO CONTAINER ENGINE HERE CAN RUN A KIND NODE"),
+                        (find_builder, "NO CONTAINER ENGINE HERE RUNS, so no image was built")):
+        with pytest.raises(NoEngine) as told:
+            find()
+        message = str(told.value)
+        assert message.startswith(words)
+        assert "docker: not installed" in message and "podman: not installed" in message
+
+
+def test_what_an_engine_gives_as_the_error_is_told(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As docker's client ends: the last line is no help."""
+    docker = tmp_path / "docker"
+    docker.write_text("""#!/bin/sh
+[ "$1" = run ] || exit 0
+echo "docker: Error response from daemon: runc create failed: unable to apply caps: operation not permitted" >&2
+echo >&2
+echo "Run 'docker run --help' for more information" >&2
+exit 125
+""")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("GPUGRANT_ENGINE", "docker")
+    with pytest.raises(NoEngine, match="unable to apply caps: operation not permitted"):
         find_engine()
-    message = str(told.value)
-    assert message.startswith("NO CONTAINER ENGINE HERE CAN RUN A KIND NODE")
-    assert "docker: not installed" in message and "podman: not installed" in message
