@@ -16,9 +16,10 @@ from gpugrant.model.pod import Pod
 # Source: pkg/kubelet, rejectPod() and its callers.
 _ADMITTED_REASONS = frozenset({"DeadlineExceeded", "Terminated", "NodeLost"})
 
-# A kubelet that refuses a pod at the door does so at once. One that comes back with its server also rejects pods that
-# it had taken in long ago, and wipes all it said of them but when it first saw them (status.startTime).
-AT_THE_DOOR_SECONDS = 120
+# A kubelet that refuses a pod at the door says in the same breath when it first saw it (status.startTime). One that
+# comes back with its server also rejects pods that it had taken in before, and wipes all it said of them but that. A
+# node's clock that is behind makes a refusal look older: it is then counted for the moment it took, no more.
+AT_THE_DOOR_SECONDS = 10
 
 # How far a node's clock may be ahead of ours where the API server's own stamp is missing.
 LARGEST_SKEW = 3600

@@ -36,7 +36,8 @@ class Findings:
         yield f"nodes: {len(nodes)} freed of labels and taint"
         yield f"pods: {len(pods)} freed of finalizer, labels and annotations"
         if self.running:
-            yield f"pods: {len(self.running)} run on, and are no longer metered"
+            yield f"pods: {len(self.running)} running on, not metered any more"
+            yield "  a kubelet that restarts ends such pods (NodeAffinity): they select labels that its server has lost"
         if own:
             yield f"own objects: {own} freed of finalizers"
         if self.released:

@@ -10,7 +10,7 @@ from kind_kit.platform import NAMESPACE, PODS, RELEASE, Platform, ours
 from kind_kit.servers import SEATS, Servers
 from kind_kit.site import KindSite
 
-from .lab import waits_in
+from .lab import ended, waits_in
 from .ledger import Ledger
 
 SLOW = 90.0
@@ -70,6 +70,7 @@ async def test_an_upgrade_a_rollback_and_the_end(
                             "--timeout", "180s")
     log = await asyncio.to_thread(platform.cluster.kubectl, "logs", "--namespace", NAMESPACE, "job/gpugrant-uninstall")
     assert waiting.rpartition("/")[2] in log, "what waits behind the gate is named"
+    assert "a kubelet that restarts ends such pods (NodeAffinity)" in log
     await nothing_is_left(site, servers, running)
 
     # Nobody guards marks now. One operator later they are what the ledger says, or nobody's.
@@ -98,6 +99,11 @@ async def test_an_upgrade_a_rollback_and_the_end(
     await break_ledger(site, platform)
     await asyncio.to_thread(platform.uninstall)
     await nothing_is_left(site, servers, running)
+    # As the uninstall's words and the docs say: what ran on selects labels that are gone, and a kubelet looks again.
+    node = pod["spec"]["nodeName"]
+    await asyncio.to_thread(platform.cluster.run_in_node, node, "systemctl", "restart", "kubelet")
+    await site.admin.wait_for(running, ended, SLOW)  # an hour before it would have ended
+    await servers.offers(site.admin, node, SEATS)
     await site.admin.delete(forged, 0)
     await site.admin.wait_gone(forged, SLOW)
     await site.admin.delete(running, 0)

@@ -329,9 +329,9 @@ def test_a_pod_that_ran_and_was_rejected_when_its_server_came_back_held_until_th
             "containerStatuses": [_ran("main")],
         },
     )
-    back = _by_kubelet({**REFUSED, "startTime": T2}, T3)
+    back = _by_kubelet({**REFUSED, "startTime": T1}, T2)
     held = held_interval(back.still_knowing(running), NodeFacts(), seconds(LATER))
-    assert held == Interval(seconds(T1), seconds(T3), EndReason.TERMINAL)
+    assert held == Interval(seconds(T1), seconds(T2), EndReason.TERMINAL)
 
 
 def test_nor_does_it_where_nobody_remembers_it() -> None:
