@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpugrant.decide.actions import Action
+from gpugrant.model.pod import Pod
 
 
 class Recorder:
@@ -11,8 +12,17 @@ class Recorder:
 
     def __init__(self) -> None:
         self.facts: list[tuple[str, Any]] = []
+        self.pods: dict[str, Pod] = {}
         self.confirmed: list[Action] = []
         self.forgotten: list[tuple[Action, str]] = []
+
+    def put_pod(self, pod: Pod) -> None:
+        self.pods[pod.uid] = pod
+        self.facts.append(("put_pod", (pod,)))
+
+    def drop_pod(self, uid: str) -> None:
+        self.pods.pop(uid, None)
+        self.facts.append(("drop_pod", (uid,)))
 
     def confirm(self, action: Action) -> None:
         self.confirmed.append(action)
