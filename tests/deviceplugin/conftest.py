@@ -5,6 +5,7 @@ b200      (function) the whole service, on 8 B200, registered with it
           -> kubelet_kit.running.Running: lines() do() page() devices
 """
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -42,4 +43,7 @@ async def b200(kubelet: FakeKubelet, http: aiohttp.ClientSession, tmp_path: Path
     running = Running(service, log, http)
     async with service.running():
         await kubelet.wait_for_list(running.devices)
+        async with asyncio.timeout(10):  # the kubelet has its list before the plugin has its answer
+            while not service.control.state()["registered"]:  # noqa: ASYNC110 (nothing tells of it)
+                await asyncio.sleep(0)
         yield running
