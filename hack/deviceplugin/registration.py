@@ -21,8 +21,12 @@ from deviceplugin.log import Log
 from deviceplugin.plugin import OPTIONS, Plugin
 
 KUBELET_SOCKET = "kubelet.sock"
-# Go's servers refuse the name that grpcio makes of a socket's path.
-CHANNEL_OPTIONS = (("grpc.default_authority", "localhost"),)
+CHANNEL_OPTIONS = (
+    # Go's servers refuse the name that grpcio makes of a socket's path.
+    ("grpc.default_authority", "localhost"),
+    # Channels to one address share its connection otherwise, and with it the time to wait after a failed one.
+    ("grpc.use_local_subchannel_pool", 1),
+)
 # The kubelet dials back before it answers, and gives that ten seconds.
 _REGISTER_SECONDS = 15.0
 _LONGEST_WAIT_SECONDS = 5.0

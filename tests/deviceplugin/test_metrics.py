@@ -95,6 +95,15 @@ async def test_without_the_kubelets_word_nothing_seems_held_and_the_page_says_so
     assert "fake_gpu_pod_resources_up 1.0" in await b200.page()
 
 
+async def test_a_kubelet_that_is_back_is_heard_at_the_next_scrape(kubelet, b200):
+    # Ten times: a wait that channels share is over by chance in one of four.
+    for _ in range(10):
+        await kubelet.stop()
+        assert "fake_gpu_pod_resources_up 0.0" in await b200.page()
+        await kubelet.start()
+        assert "fake_gpu_pod_resources_up 1.0" in await b200.page()
+
+
 async def test_prometheus_can_read_the_page(b200):
     checked = await asyncio.create_subprocess_exec(
         "promtool", "check", "metrics", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -10,9 +10,6 @@ import os
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO
-
-_kept: list[IO[str]] = []  # an open file is the proof that the process lives; the kernel closes it
 
 
 def identity(*configuration: str) -> str:
@@ -22,13 +19,13 @@ def identity(*configuration: str) -> str:
     name = f"{host}_{digest}"
     path = Path(tempfile.gettempdir()) / f"gpugrant-{os.getuid()}-{digest}.lock"
     try:
-        lock = path.open("a")
+        # Left open: that is the proof that the process lives, and the kernel closes it.
+        lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     except OSError:
         return f"{name}_{os.getpid()}"
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        lock.close()
+        os.close(lock)
         return f"{name}_{os.getpid()}"
-    _kept.append(lock)
     return name
