@@ -99,8 +99,12 @@ class Committing:
     async def ask(self, call: Callable[[Store], _T]) -> _T:
         """Return what ``call`` makes of the store, worked out in the ledger's own thread, between two commits.
 
-        Raises what it raises; StoreAwayError where the store is away. Commits wait meanwhile.
+        Raises what it raises; StoreAwayError where the store is away. Commits wait meanwhile. Months are by then those
+        of the settings that were told last.
         """
+        async with self._lock:
+            if self._is_to_be_loaded() and not await self._load():
+                raise StoreAwayError(self.trouble)
         return await self._in_thread(call, self._store)
 
     async def refresh(self) -> None:
@@ -138,6 +142,9 @@ class Committing:
                 retry = min(2 * retry, LONGEST_RETRY_SECONDS)
                 self._wake.set()
 
+    def _is_to_be_loaded(self) -> bool:
+        return not self._store.is_open or self.calendars is not None
+
     async def _load(self) -> bool:
         """Load the ledger; say whether the store let us."""
         try:
@@ -159,7 +166,7 @@ class Committing:
             return await self._write_all()
 
     async def _write_all(self) -> bool:
-        if (not self._store.is_open or self.calendars is not None) and not await self._load():
+        if self._is_to_be_loaded() and not await self._load():
             return False
         mark = self._seen_until()  # everything up to then is queued; so the last batch may carry the mark
         left = len(self._queue)

@@ -70,13 +70,13 @@ class Store:
     ) -> None:
         self._engine = writing_engine(url, lock_wait)
         self._readers = reading_engine(url, lock_wait)
-        self._calendars = calendars or Calendars()
+        self._calendars = calendars  # None until somebody says, or the ledger
         self._now = now
         self._step = on_step or (lambda _: None)
         self._accounts = Accounts()
         self._crowding = Crowding()
         self._writes = -1
-        self.tally = Tally(self._calendars)
+        self.tally = Tally(calendars or Calendars())
         self._checked = 0  # the day that was compared with its facts last
         self._drift: dict[int, int] = {}  # GPU-seconds, by day
         self.opened_at = 0
@@ -101,8 +101,11 @@ class Store:
                 return self._load(connection)
 
     def _take_ledger(self, connection: Connection) -> None:
-        """Make the ledger's one row if it is not there; cut days again if the calendars are others now."""
-        wanted = msgspec.json.encode(self._calendars).decode()
+        """Make the ledger's one row if it is not there; cut days again if the calendars are others now.
+
+        A process that has not been told of any goes by those that the ledger has.
+        """
+        wanted = msgspec.json.encode(self._calendars or Calendars()).decode()
         taken = connection.execute(update(ledger).values(writes=ledger.c.writes + 1))
         if not taken.rowcount:
             now = int(self._now())
@@ -114,7 +117,9 @@ class Store:
         self._step("taken")
         books = Books.locked(connection, is_new=not taken.rowcount)
         was = msgspec.json.decode(books.calendars, type=Calendars)
-        if was != self._calendars:
+        if self._calendars is None:
+            self._calendars = was
+        elif was != self._calendars:
             cut_again(connection, books, was, self._calendars)
             books.calendars = wanted
         books.close(connection)
@@ -132,7 +137,8 @@ class Store:
     def _load(self, connection: Connection) -> dict[str, int]:
         state = connection.execute(select(ledger)).mappings().one()
         self._accounts.load(connection)
-        tally, held = load_tally(connection, self._accounts, self._calendars, state["watermark"])
+        calendars = msgspec.json.decode(state["calendars"], type=Calendars)
+        tally, held = load_tally(connection, self._accounts, calendars, state["watermark"])
         load_crowding(connection, self._crowding, held)
         tally.read()  # what a predecessor may have shown
         self.tally = tally

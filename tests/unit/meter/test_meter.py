@@ -373,3 +373,12 @@ async def test_a_batch_whose_answer_was_lost_is_written_once(tmp_path):
     assert meter.health().held_pods == 1
     assert meter.health().queued == 0
     await meter.stop()
+
+
+async def test_who_asks_is_answered_by_the_settings_that_were_told_last(tmp_path):
+    bench = Bench(tmp_path)
+    meter = await bench.start()
+    short = Calendars((), 600)
+    meter.observe_settings("d", "period: 600s", short)
+    assert await meter.ask(lambda store: store.tally.calendars) == short
+    await meter.stop()

@@ -1,9 +1,15 @@
 """A programme's time zone that is changed while there are days; on both stores."""
 
+from contextlib import closing
+
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import select
 
+from gpugrant.meter.books import CUT
+from gpugrant.meter.books import DAY as DAY_KIND
 from gpugrant.meter.months import Calendars
+from gpugrant.meter.tables import journal
 from gpugrant.meter.verify import verify_ledger
 from meter_kit import DECEMBER, a_server, an_account, ended
 from unit.meter.november import (
@@ -44,6 +50,28 @@ def test_a_zone_of_another_name_and_the_same_hours_rewrites_nothing(url):
         assert (account.days, account.zone) == (was, zone)
         assert again._read(lambda connection: list(verify_ledger(connection))) == []
         again.close()
+
+
+@pytest.mark.parametrize(("calendars", "until"), [
+    (Calendars(((PROVIDER[0], "Europe/Berlin"),)), T + 3 * DAY),
+    (Calendars((), 600), T + 3600),
+], ids=["another zone", "short months"])
+def test_a_process_that_is_not_told_of_calendars_goes_by_those_of_the_ledger(url, calendars, until):
+    """An operator reads its ledger before it has seen its settings; days are not cut again, and back, over that."""
+    with closing(open_store(url, calendars=calendars)) as first:
+        first.commit([a_server("server-1")], until)
+        settle(first)
+        [(programme, provider, month), *_] = first.reported()
+        days = first.month_account(programme, provider, month).days
+        assert days
+    with closing(open_store(url)) as again:
+        assert again.tally.calendars == calendars
+        again.use_calendars(calendars)
+        assert again.is_open, "nothing is to be loaded again"
+        assert again.month_account(programme, provider, month).days == days
+        kinds = again._read(lambda connection: set(connection.execute(select(journal.c.kind)).scalars()))
+        assert DAY_KIND in kinds
+        assert CUT not in kinds
 
 
 def test_a_zone_that_is_changed_leaves_closed_months_and_loses_no_second(store, url):
