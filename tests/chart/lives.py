@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from chart.helm import NAMESPACE, Helm, objects
+from chart.helm import NAMESPACE, Helm, HelmFailed, objects
 from cluster_kit.pods import a_pod
 from cluster_kit.site import Grant, Pool, Site, Tenant, gates
 from devcluster.client import JsonObject, KubeClient, Refused, object_path, path_of
@@ -103,6 +103,8 @@ async def remains(admin: KubeClient) -> list[str]:
             marks = [*(meta.get("labels") or {}), *(meta.get("annotations") or {}), *(meta.get("finalizers") or ())]
             # A label that the tenant itself put on a pod which was never released stays its own.
             mine = {names.GRANT_LABEL} if kind == "Pod" and _by_hand(each) else set()
+            if kind == "Pod" and names.GATE in gates(each):
+                mine.add(names.WAITING_ANNOTATION)  # as long as the gate is there, it says why
             found += [f"{path} {mark}" for mark in marks if "gpugrant.io/" in mark and mark not in kept | mine]
             found += [f"{path} taint" for taint in each.get("spec", {}).get("taints") or ()
                       if taint["key"] in (names.DEFAULT_RESOURCE, ATOM)]
@@ -154,24 +156,41 @@ async def hook_of(helm: Helm, plane: ControlPlane, admin: KubeClient, folder: Pa
             await admin.delete(object_path(each))
 
 
+async def uninstall_in_vain(helm: Helm, admin: KubeClient) -> str:
+    """Let helm give up on its hook, whose Job does not end; return helm's words. Nothing is deleted but the rights."""
+    try:
+        await asyncio.to_thread(helm.run, "uninstall", "gpugrant", "--timeout", "5s")
+    except HelmFailed as failed:
+        await _see_only_the_job(admin)
+        return str(failed)
+    raise AssertionError("nobody ended the Job")
+
+
 async def uninstall_with_hook(helm: Helm, hook: Hook, admin: KubeClient) -> str:
     """Let helm uninstall with its hook, playing the kubelet of the Job's pod; return what the command printed."""
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    of_the_job = "batch.kubernetes.io/job-name=gpugrant-uninstall"
+    earlier = {each["metadata"]["uid"] for each in await admin.list(pods, labelSelector=of_the_job)}
     helms = asyncio.create_task(asyncio.to_thread(helm.run, "uninstall", "gpugrant", "--timeout", "60s"))
     async with asyncio.timeout(60):
-        async for _, pod in admin.watch(f"/api/v1/namespaces/{NAMESPACE}/pods",
-                                        labelSelector="batch.kubernetes.io/job-name=gpugrant-uninstall"):
-            if pod.get("status", {}).get("phase") == "Running":
+        async for _, pod in admin.watch(pods, labelSelector=of_the_job):
+            if pod["metadata"]["uid"] not in earlier and pod.get("status", {}).get("phase") == "Running":
                 break
     done = await hook.run()
     assert done.returncode == 0, done.stderr
     await admin.patch(object_path({"apiVersion": "v1", "kind": "Pod", **pod}) + "/status",
                       {"status": {"phase": "Succeeded", "containerStatuses": None}})
     await helms
+    await _see_only_the_job(admin)
+    return done.stdout
+
+
+async def _see_only_the_job(admin: KubeClient) -> None:
+    """See that of a hook only its Job is left, whose log is there to read."""
     roles = [*await admin.list("/apis/rbac.authorization.k8s.io/v1/clusterroles"),
              *await admin.list(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles")]
     assert not [each for each in roles if each["metadata"]["name"] == "gpugrant-uninstall"]
-    assert await admin.get(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/gpugrant-uninstall")  # its log is there to read
-    return done.stdout
+    assert await admin.get(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/gpugrant-uninstall")
 
 
 # -- who watches ---------------------------------------------------------------------------------------------

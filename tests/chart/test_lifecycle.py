@@ -33,6 +33,7 @@ from chart.lives import (
     hook_of,
     keeps_watching,
     remains,
+    uninstall_in_vain,
     uninstall_with_hook,
     until_gated,
 )
@@ -163,6 +164,7 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
             assert "nodes: 4 freed of labels and taint" in done.stdout
             assert "2 pools, 1 quota, 2 grants" in done.stdout
             assert await remains(admin) == [there.waiting + " gate"]
+            assert "waiting for 8 GPUs" in (await hook.run("--waiting", "list")).stdout  # a second log says it too
 
             # helm has deleted nothing yet: an upgrade to what is there takes it all back.
             await run(helm, "upgrade", "gpugrant", CHART, "--reuse-values")
@@ -172,6 +174,8 @@ async def test_grants_and_pods_live_through_upgrade_and_rollback_and_nothing_of_
             assert again.returncode == 0, again.stderr
     finally:
         operator.stop()
+    assert "gpugrant-uninstall" in await uninstall_in_vain(helm, admin)
+    assert await admin.get(_DEPLOYMENT) and (await there.look(admin))["pods"] == before["pods"]
     # Once more, and from helm's own hand: its hook finds little left to do, and lets go what waits.
     async with Doorkeeper(admin, tenant) as door:
         await door.sees("refused")

@@ -155,7 +155,7 @@ class Uninstall:
         if unmark.is_gated(pod) and self._release:
             self._found.released.add(key)
         elif unmark.is_gated(pod):
-            self._found.waits(key, unmark.waiting_words(pod))
+            self._found.waiting[key] = unmark.waiting_words(pod)
         if self._unmark_pod(pod):
             yield partial(self._take_off, "pod", base, pod, self._unmark_pod)
         if not unmark.is_unplaceable(pod) or pod["metadata"].get("deletionTimestamp"):

@@ -15,19 +15,12 @@ class Findings:
     released: set[str] = field(default_factory=set)
     remade: set[str] = field(default_factory=set)
     waiting: dict[str, str] = field(default_factory=dict)
-    _told: dict[str, str] = field(
-        default_factory=dict
-    )  # the words are on a pod only until they are taken off
     unplaceable: set[str] = field(default_factory=set)
 
     def look_again(self) -> None:
         """Forget what the next look finds anew."""
         self.waiting.clear()
         self.unplaceable.clear()
-
-    def waits(self, key: str, words: str) -> None:
-        """Take note of a pod behind the gate, and of what it was told."""
-        self.waiting[key] = self._told.setdefault(key, words)
 
     def lines(self) -> Iterator[str]:
         """Yield what a person is to know, the remains last."""

@@ -1,7 +1,8 @@
 """What of gpugrant's is on an object, and the JSON patch that takes it off. Pure: JSON in, JSON out.
 
 Marks are what the operator and the policies wrote. What people wrote stays: the labels of namespaces, provider and
-fabric of nodes, a maintenance window, gang and grant on a pod that was never released.
+fabric of nodes, a maintenance window, gang and grant on a pod that was never released. A pod that stays behind the gate
+keeps the words that say why.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,6 @@ _OURS: Final = f"{names.GROUP}/"
 # Where Kopf would keep what it remembers of an object, were it ever asked to.
 _KOPFS: Final = f"kopf.{names.GROUP}/"
 _POD_ANNOTATIONS: Final = (
-    names.WAITING_ANNOTATION,
     names.GRANT_UID_ANNOTATION,
     names.RELEASED_AT_ANNOTATION,
     names.REPLACEMENT_ANNOTATION,
@@ -54,11 +54,13 @@ def waiting_words(pod: JsonObject) -> str:
 
 
 def unmark_pod(pod: JsonObject, *, release: bool) -> list[Operation]:
-    """Return the patch that leaves nothing of ours on a pod; ``release``: the gate goes too. [] where nothing is."""
-    annotations = pod["metadata"].get("annotations") or {}
-    released = names.GRANT_UID_ANNOTATION in annotations or names.FINALIZER in _finalizers(pod)
+    """Return the patch that takes our marks off a pod; with ``release`` the gate goes too. [] where nothing is."""
+    there = pod["metadata"].get("annotations") or {}
+    released = names.GRANT_UID_ANNOTATION in there or names.FINALIZER in _finalizers(pod)
     labels = [names.GPU_LABEL, names.GRANT_LABEL] if released else [names.GPU_LABEL]
-    patch = _drop_keys(pod, "labels", labels) + _drop_keys(pod, "annotations", _POD_ANNOTATIONS)
+    stays = is_gated(pod) and not release
+    annotations = _POD_ANNOTATIONS if stays else (names.WAITING_ANNOTATION, *_POD_ANNOTATIONS)
+    patch = _drop_keys(pod, "labels", labels) + _drop_keys(pod, "annotations", annotations)
     patch += _drop_finalizers(pod)
     if release:
         gates = pod["spec"].get("schedulingGates") or []

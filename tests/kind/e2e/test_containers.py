@@ -179,8 +179,8 @@ async def test_a_server_under_pressure_gets_nothing_new_until_it_is_over(
     first = await site.runs(tenant, SEATS)
     [pod] = await site.running(first, seconds=SLOW)
     pressed = next(node for node in servers.all if node != pod["spec"]["nodeName"])
-    await configure(platform, pressed, evictionSoft={"memory.available": "900Gi"},
-                    evictionSoftGracePeriod={"memory.available": "1h"})
+    before = await configure(platform, pressed, evictionSoft={"memory.available": "900Gi"},
+                             evictionSoftGracePeriod={"memory.available": "1h"})
     try:
         await site.node(pressed, lambda seen: any(
             taint["key"] == "node.kubernetes.io/memory-pressure" for taint in seen["spec"].get("taints") or ()), SLOW)
@@ -190,11 +190,33 @@ async def test_a_server_under_pressure_gets_nothing_new_until_it_is_over(
         words = await either_waits(site, second, third)
         assert "servers with 8 free have the taint node.kubernetes.io/memory-pressure (1 server)" in words
     finally:
-        await configure(platform, pressed, evictionSoft=None, evictionSoftGracePeriod=None)
+        await configure(platform, pressed, **before)
     pods = await site.running(second, third, seconds=2 * SLOW)
     assert pressed in {one["spec"]["nodeName"] for one in pods}
     expected: dict[str, Row] = {one["metadata"]["uid"]: (SEATS, start_of(one), None) for one in (pod, *pods)}
     assert await booked(ledger, expected) == expected
+
+
+async def test_a_server_in_need_of_memory_evicts_at_once(
+    site: KindSite, platform: Platform, servers: Servers, lab: Lab, ledger: Ledger
+) -> None:
+    """Without grace, whoever uses most of what it did not ask for; and its pods come to other servers."""
+    path = await site.runs(lab.tenant, SEATS)
+    [pod] = await site.running(path, seconds=SLOW)
+    node = pod["spec"]["nodeName"]
+    before = await configure(platform, node, evictionHard={"memory.available": "900Gi"})
+    try:
+        pod = await site.admin.wait_for(path, ended, 4 * SLOW)
+        assert (phase(pod), pod["status"]["reason"]) == ("Failed", "Evicted")
+        assert "low on resource: memory" in pod["status"]["message"]
+        again = await site.runs(lab.tenant, SEATS)
+        [other] = await site.running(again, seconds=SLOW)
+        assert other["spec"]["nodeName"] != node
+    finally:
+        await configure(platform, node, **before)
+    await servers.offers(site.admin, node, SEATS, 2 * SLOW)
+    await site.told(lab.grant, "Degraded", "AllHealthy", SLOW)
+    assert await row_of(ledger, pod["metadata"]["uid"]) == (SEATS, start_of(pod), end_of(pod))
 
 
 async def either_waits(site: KindSite, *paths: str) -> str:
@@ -207,10 +229,11 @@ async def either_waits(site: KindSite, *paths: str) -> str:
     return done.pop().result()
 
 
-async def configure(platform: Platform, node: str, **fields: Any) -> None:
-    """Change fields of a kubelet's configuration, None takes one out, and restart it."""
+async def configure(platform: Platform, node: str, **fields: Any) -> dict[str, Any]:
+    """Change fields of a kubelet's configuration, None takes one out, and restart it; return what they were."""
     cluster, path = platform.cluster, "/var/lib/kubelet/config.yaml"
-    found = yaml.safe_load(await asyncio.to_thread(cluster.run_in_node, node, "cat", path)) | fields
-    text = yaml.safe_dump({key: value for key, value in found.items() if value is not None})
+    found = yaml.safe_load(await asyncio.to_thread(cluster.run_in_node, node, "cat", path))
+    text = yaml.safe_dump({key: value for key, value in (found | fields).items() if value is not None})
     await asyncio.to_thread(cluster.engine.run, "exec", "--interactive", node, "tee", path, text=text)
     await asyncio.to_thread(cluster.run_in_node, node, "systemctl", "restart", "kubelet")
+    return {key: found.get(key) for key in fields}

@@ -90,6 +90,29 @@ async def test_a_kubelet_that_restarts_changes_nobodys_account(
     assert await booked(ledger, expected) == expected
 
 
+async def test_a_kubelet_that_restarts_over_a_gpu_that_failed_leaves_its_pod(
+    site: KindSite, platform: Platform, servers: Servers, lab: Lab, ledger: Ledger
+) -> None:
+    """It offers fewer devices than the pod has, and lets it in again all the same."""
+    path = await site.runs(lab.tenant, SEATS, 60)
+    [pod] = await site.running(path, seconds=SLOW)
+    node = pod["spec"]["nodeName"]
+    try:
+        await asyncio.to_thread(servers.plugin, node, "xid", "5", "79")
+        await servers.offers(site.admin, node, SEATS - 1)
+        await asyncio.to_thread(platform.cluster.run_in_node, node, "systemctl", "restart", "kubelet")
+        await servers.offers(site.admin, node, 0)
+        await servers.offers(site.admin, node, SEATS - 1)
+        await site.told(lab.grant, "Degraded", "SeatsFailed", SLOW)
+    finally:
+        await asyncio.to_thread(servers.plugin, node, "heal", "5")
+    await servers.offers(site.admin, node, SEATS)
+    await site.told(lab.grant, "Degraded", "AllHealthy", SLOW)
+    pod = await site.admin.wait_for(path, ended, 90)
+    assert phase(pod) == "Succeeded"
+    assert await row_of(ledger, pod["metadata"]["uid"]) == (SEATS, start_of(pod), finish_of(pod))
+
+
 async def test_a_pod_that_the_kubelet_refuses_holds_nothing(
     site: KindSite, servers: Servers, lab: Lab, ledger: Ledger
 ) -> None:

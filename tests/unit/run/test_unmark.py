@@ -44,16 +44,19 @@ def test_a_released_pod_keeps_what_others_put_on_it() -> None:
     assert left["finalizers"] == ["example.org/a", "example.org/b"]
 
 
-@pytest.mark.parametrize(("release", "gates"), [(False, ["other", names.GATE]), (True, ["other"])])
-def test_a_waiting_pod_keeps_the_grant_its_tenant_named_and_its_gate_unless_released(
-    release: bool, gates: list[str]
+@pytest.mark.parametrize(("release", "gates", "annotations"), [
+    (False, ["other", names.GATE], {names.WAITING_ANNOTATION: "…"}),
+    (True, ["other"], {}),
+])
+def test_a_waiting_pod_keeps_the_grant_its_tenant_named_and_unless_released_its_gate_and_the_words(
+    release: bool, gates: list[str], annotations: dict[str, str]
 ) -> None:
     pod = an_object(
         {"schedulingGates": [{"name": "other"}, {"name": names.GATE}]},
         labels={names.GPU_LABEL: "true", names.GRANT_LABEL: "mine"}, annotations={names.WAITING_ANNOTATION: "…"})
     left = apply(unmark_pod(pod, release=release), pod)
     assert left["metadata"]["labels"] == {names.GRANT_LABEL: "mine"}
-    assert left["metadata"]["annotations"] == {}
+    assert left["metadata"]["annotations"] == annotations
     assert [gate["name"] for gate in left["spec"]["schedulingGates"]] == gates
 
 
