@@ -96,15 +96,18 @@ class Pod(Struct, frozen=True):
         """Return the pod with what its object said before and says no more.
 
         A kubelet that comes back with its server and rejects the pods it had (no device is registered yet) takes
-        all conditions and the containers' statuses off them: they look as if they had never been taken in.
+        all conditions and the containers' statuses off them: they look as if they had never been taken in. Or it
+        writes them anew, with PodScheduled dated as of now.
         """
-        if before is None or (self.admitted >= before.admitted and (self.scheduled_at or not before.scheduled_at)):
+        if before is None:
             return self
-        return replace(
-            self,
-            admitted=self.admitted or before.admitted,
-            scheduled_at=self.scheduled_at or before.scheduled_at,
-        )
+        bound = self.scheduled_at
+        if before.scheduled_at and not 0 < bound < before.scheduled_at:
+            bound = before.scheduled_at
+        admitted = self.admitted or before.admitted
+        if (admitted, bound) == (self.admitted, self.scheduled_at):
+            return self
+        return replace(self, admitted=admitted, scheduled_at=bound)
 
     @property
     def ended(self) -> bool:

@@ -197,18 +197,18 @@ async def test_a_server_under_pressure_gets_nothing_new_until_it_is_over(
     assert await booked(ledger, expected) == expected
 
 
-async def test_a_server_in_need_of_memory_evicts_at_once(
+async def test_a_server_in_need_evicts_at_once(
     site: KindSite, platform: Platform, servers: Servers, lab: Lab, ledger: Ledger
 ) -> None:
-    """Without grace, whoever uses most of what it did not ask for; and its pods come to other servers."""
+    """Without grace; and what comes next goes to another server."""
     path = await site.runs(lab.tenant, SEATS)
     [pod] = await site.running(path, seconds=SLOW)
     node = pod["spec"]["nodeName"]
-    before = await configure(platform, node, evictionHard={"memory.available": "900Gi"})
+    before = await configure(platform, node, evictionHard={"pid.available": "1Gi"})
     try:
         pod = await site.admin.wait_for(path, ended, 4 * SLOW)
         assert (phase(pod), pod["status"]["reason"]) == ("Failed", "Evicted")
-        assert "low on resource: memory" in pod["status"]["message"]
+        assert "low on resource: pids" in pod["status"]["message"]
         again = await site.runs(lab.tenant, SEATS)
         [other] = await site.running(again, seconds=SLOW)
         assert other["spec"]["nodeName"] != node

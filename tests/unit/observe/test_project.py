@@ -341,6 +341,27 @@ def test_nor_does_it_where_nobody_remembers_it() -> None:
     assert held == Interval(seconds(T1), seconds(LATER), EndReason.TERMINAL)
 
 
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_server_that_came_back_and_dates_the_bind_anew_does_not_move_it(remembered: bool) -> None:
+    """Also seen of a kubelet of 1.37.2: it finds the container ended, and writes all conditions as of now."""
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    running = {"phase": "Running", "startTime": T1, "conditions": [{**scheduled, "lastTransitionTime": T1}],
+               "containerStatuses": [_ran("main")]}
+    ended = _ran("main", T2)
+    back = _by_kubelet({**REFUSED, "startTime": T1, "conditions": [{**scheduled, "lastTransitionTime": T3}],
+                        "containerStatuses": [ended]}, T3, containers=[{"name": "main"}])
+    if remembered:
+        back = back.still_knowing(pod({"nodeName": "server", "containers": [{"name": "main"}]}, running))
+    assert held_interval(back, NodeFacts(), seconds(LATER)) == Interval(seconds(T1), seconds(T2), EndReason.FINISHED)
+
+
+def test_a_kubelets_clock_that_is_some_seconds_behind_moves_no_bind() -> None:
+    seen = pod({"nodeName": "server"}, {
+        "phase": "Running", "startTime": T1,
+        "conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-22T10:00:09Z"}]})
+    assert held_interval(seen, NodeFacts(), seconds(LATER)) == Interval(seconds(T1) + 9)
+
+
 def test_a_pod_that_says_as_much_as_before_is_left_as_it_is() -> None:
     seen = pod(status={"containerStatuses": [_ran("main")]})
     assert seen.still_knowing(None) is seen
