@@ -31,6 +31,16 @@ async def sums(platform: Platform, site: KindSite, grant: Grant) -> dict[str, fl
     return found
 
 
+async def restart_kubelet(platform: Platform, servers: Servers, node: str) -> None:
+    """Restart a kubelet, and wait until its device plugin is known to it again."""
+    before = len(servers.log(node))
+    await asyncio.to_thread(platform.cluster.run_in_node, node, "systemctl", "restart", "kubelet")
+    async with asyncio.timeout(SLOW):
+        while not any(line["event"] == "registration" and line["code"] == "OK"  # noqa: ASYNC110 (a file has no watch)
+                      for line in servers.log(node)[before:]):
+            await asyncio.sleep(0.5)
+
+
 async def test_a_gpu_that_fails_under_a_pod_is_not_charged_until_it_heals(
     site: KindSite, platform: Platform, servers: Servers, lab: Lab
 ) -> None:
@@ -76,12 +86,7 @@ async def test_a_kubelet_that_restarts_changes_nobodys_account(
     path = await site.runs(lab.tenant, SEATS, 40)
     [pod] = await site.running(path, seconds=SLOW)
     node = pod["spec"]["nodeName"]
-    before = len(servers.log(node))
-    await asyncio.to_thread(platform.cluster.run_in_node, node, "systemctl", "restart", "kubelet")
-    async with asyncio.timeout(SLOW):
-        while not any(line["event"] == "registration" and line["code"] == "OK"  # noqa: ASYNC110 (a file has no watch)
-                      for line in servers.log(node)[before:]):
-            await asyncio.sleep(0.5)
+    await restart_kubelet(platform, servers, node)
     await servers.offers(site.admin, node, SEATS)
     pod = await site.admin.wait_for(path, ended, 90)
     assert phase(pod) == "Succeeded"
@@ -100,8 +105,7 @@ async def test_a_kubelet_that_restarts_over_a_gpu_that_failed_leaves_its_pod(
     try:
         await asyncio.to_thread(servers.plugin, node, "xid", "5", "79")
         await servers.offers(site.admin, node, SEATS - 1)
-        await asyncio.to_thread(platform.cluster.run_in_node, node, "systemctl", "restart", "kubelet")
-        await servers.offers(site.admin, node, 0)
+        await restart_kubelet(platform, servers, node)
         await servers.offers(site.admin, node, SEATS - 1)
         await site.told(lab.grant, "Degraded", "SeatsFailed", SLOW)
     finally:
