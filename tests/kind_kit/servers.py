@@ -11,7 +11,7 @@ from devcluster.client import JsonObject, KubeClient
 from devcluster.runfolder import ROOT
 from deviceplugin.image import build_plugin
 from gpugrant import names
-from kind.cluster import KindCluster
+from kind.cluster import ClusterFailed, KindCluster
 
 GPU = "nvidia.com/gpu"
 PROVIDER, FABRIC = "kind-cloud", "kind-f1"
@@ -50,6 +50,20 @@ class Servers:
         return await admin.wait_for(
             f"/api/v1/nodes/{node}",
             lambda seen: ((seen or {}).get("status", {}).get("allocatable") or {}).get(GPU) == str(gpus), seconds)
+
+    async def knows_its_pods(self, node: str, seconds: float) -> None:
+        """Wait until a kubelet that was restarted has heard of its pods, by that of the plugin."""
+        async with asyncio.timeout(seconds):
+            while "fake-gpu" not in await asyncio.to_thread(self._namespaces_on, node):  # noqa: ASYNC110 (it has no watch)
+                await asyncio.sleep(0.5)
+
+    def _namespaces_on(self, node: str) -> set[str]:
+        """Return the namespaces of the pods that a kubelet speaks of; none while it does not answer."""
+        try:
+            told = self._cluster.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/pods")
+        except ClusterFailed:
+            return set()
+        return {pod["metadata"]["namespace"] for pod in json.loads(told)["items"] or ()}
 
     def plugin(self, node: str, *command: str) -> Any:
         """Tell the plugin of a node something; return its answer."""

@@ -3,7 +3,6 @@ that restarts. A pod holds its GPUs from its binding until its last container ha
 """
 
 import asyncio
-import json
 import time
 from typing import Any
 
@@ -13,7 +12,6 @@ import yaml
 from cluster_kit.pods import condition, phase
 from cluster_kit.site import seconds_of
 from devcluster.client import JsonObject
-from kind.cluster import ClusterFailed, KindCluster
 from kind_kit.platform import PODS, Platform
 from kind_kit.servers import GPU, SEATS, Servers
 from kind_kit.site import KindSite
@@ -175,14 +173,14 @@ async def test_a_plugin_that_is_taken_away_fails_its_seats_for_as_long_and_ends_
 
 
 async def test_a_server_under_pressure_gets_nothing_new_until_it_is_over(
-    site: KindSite, platform: Platform, servers: Servers, lab: Lab, ledger: Ledger
+    site: KindSite, servers: Servers, lab: Lab, ledger: Ledger
 ) -> None:
     """The kubelet says so, and what is there runs on. Such a server is not Failed, and what would fit nowhere waits."""
     tenant, grant = lab.tenant, lab.grant
     first = await site.runs(tenant, SEATS)
     [pod] = await site.running(first, seconds=SLOW)
     pressed = next(node for node in servers.all if node != pod["spec"]["nodeName"])
-    before = await configure(site, platform, pressed, evictionSoft={"memory.available": "900Gi"},
+    before = await configure(site, servers, pressed, evictionSoft={"memory.available": "900Gi"},
                              evictionSoftGracePeriod={"memory.available": "1h"})
     try:
         await site.node(pressed, lambda seen: any(
@@ -193,7 +191,7 @@ async def test_a_server_under_pressure_gets_nothing_new_until_it_is_over(
         words = await either_waits(site, second, third)
         assert "servers with 8 free have the taint node.kubernetes.io/memory-pressure (1 server)" in words
     finally:
-        await configure(site, platform, pressed, **before)
+        await configure(site, servers, pressed, **before)
     pods = await site.running(second, third, seconds=2 * SLOW)
     assert pressed in {one["spec"]["nodeName"] for one in pods}
     expected: dict[str, Row] = {one["metadata"]["uid"]: (SEATS, start_of(one), None) for one in (pod, *pods)}
@@ -201,13 +199,13 @@ async def test_a_server_under_pressure_gets_nothing_new_until_it_is_over(
 
 
 async def test_a_kubelet_that_comes_back_in_need_ends_the_pods_it_had(
-    site: KindSite, platform: Platform, servers: Servers, lab: Lab, ledger: Ledger
+    site: KindSite, servers: Servers, lab: Lab, ledger: Ledger
 ) -> None:
     """It does not let them in again. On the way it says nothing of them, then dates all conditions as of now."""
     path = await site.runs(lab.tenant, SEATS)
     [pod] = await site.running(path, seconds=SLOW)
     node, start = pod["spec"]["nodeName"], start_of(pod)
-    before = await configure(site, platform, node, evictionHard={"pid.available": "1Gi"})
+    before = await configure(site, servers, node, evictionHard={"pid.available": "1Gi"})
     try:
         pod = await site.admin.wait_for(path, ended, SLOW)
         assert await row_of(ledger, pod["metadata"]["uid"]) == (SEATS, start, finish_of(pod))
@@ -215,7 +213,7 @@ async def test_a_kubelet_that_comes_back_in_need_ends_the_pods_it_had(
         [other] = await site.running(again, seconds=SLOW)
         assert other["spec"]["nodeName"] != node
     finally:
-        await configure(site, platform, node, **before)
+        await configure(site, servers, node, **before)
     await servers.offers(site.admin, node, SEATS, 2 * SLOW)
     await site.told(lab.grant, "Degraded", "AllHealthy", SLOW)
 
@@ -230,13 +228,13 @@ async def either_waits(site: KindSite, *paths: str) -> str:
     return done.pop().result()
 
 
-async def configure(site: KindSite, platform: Platform, node: str, **fields: Any) -> dict[str, Any]:
+async def configure(site: KindSite, servers: Servers, node: str, **fields: Any) -> dict[str, Any]:
     """Change fields of a kubelet's configuration, None takes one out, and restart it; return what they were.
 
-    Nothing new comes to it meanwhile: it may reject a pod that is bound before it has heard of the pods it had, since it
-    has not let go yet of the devices of those that are gone.
+    Nothing new comes to it meanwhile: it may reject a pod that is bound before it has heard of the pods it had, for
+    it has not let go yet of the devices of those that are gone.
     """
-    cluster, path = platform.cluster, "/var/lib/kubelet/config.yaml"
+    cluster, path = site.cluster, "/var/lib/kubelet/config.yaml"
     found = yaml.safe_load(await asyncio.to_thread(cluster.run_in_node, node, "cat", path))
     text = yaml.safe_dump({key: value for key, value in (found | fields).items() if value is not None})
     await asyncio.to_thread(cluster.engine.run, "exec", "--interactive", node, "tee", path, text=text)
@@ -247,18 +245,7 @@ async def configure(site: KindSite, platform: Platform, node: str, **fields: Any
         await asyncio.sleep(1)  # what it says next has a later second
         await asyncio.to_thread(cluster.run_in_node, node, "systemctl", "start", "kubelet")
         await site.node(node, lambda seen: seconds_of(condition(seen, "Ready")["lastHeartbeatTime"]) > stopped, SLOW)
-        async with asyncio.timeout(SLOW):
-            while "fake-gpu" not in await _namespaces_on(cluster, node):  # noqa: ASYNC110 (a kubelet has no watch)
-                await asyncio.sleep(0.5)
+        await servers.knows_its_pods(node, SLOW)
     finally:
         await asyncio.to_thread(cluster.kubectl, "uncordon", node)
     return {key: found.get(key) for key in fields}
-
-
-async def _namespaces_on(cluster: KindCluster, node: str) -> set[str]:
-    """Return the namespaces of the pods that a kubelet speaks of; none while it does not answer."""
-    try:
-        told = await asyncio.to_thread(cluster.kubectl, "get", "--raw", f"/api/v1/nodes/{node}/proxy/pods")
-    except ClusterFailed:
-        return set()
-    return {pod["metadata"]["namespace"] for pod in json.loads(told)["items"] or ()}

@@ -32,13 +32,14 @@ async def sums(platform: Platform, site: KindSite, grant: Grant) -> dict[str, fl
 
 
 async def restart_kubelet(platform: Platform, servers: Servers, node: str) -> None:
-    """Restart a kubelet, and wait until its device plugin is known to it again."""
+    """Restart a kubelet, and wait until its device plugin and its pods are known to it again."""
     before = len(servers.log(node))
     await asyncio.to_thread(platform.cluster.run_in_node, node, "systemctl", "restart", "kubelet")
     async with asyncio.timeout(SLOW):
         while not any(line["event"] == "registration" and line["code"] == "OK"  # noqa: ASYNC110 (a file has no watch)
                       for line in servers.log(node)[before:]):
             await asyncio.sleep(0.5)
+    await servers.knows_its_pods(node, SLOW)
 
 
 async def test_a_gpu_that_fails_under_a_pod_is_not_charged_until_it_heals(
