@@ -457,7 +457,8 @@ async def test_a_namespace_with_running_and_waiting_pods_goes(site: Site) -> Non
     await site.admin.wait_gone(f"/api/v1/namespaces/{tenant.namespace}", 60)
 
 
-async def test_neither_a_budget_nor_thirty_years_of_grace_outlive_a_grant(site: Site) -> None:
+@pytest.mark.parametrize("deleted", [False, True], ids=["in its spec", "in a deletion of its tenant's"])
+async def test_neither_a_budget_nor_thirty_years_of_grace_outlive_a_grant(site: Site, *, deleted: bool) -> None:
     pool = await site.pool([1])
     tenant = await site.tenant(pool)
     end = at(6)
@@ -469,11 +470,15 @@ async def test_neither_a_budget_nor_thirty_years_of_grace_outlive_a_grant(site: 
     path = await site.pod(tenant, 8, labels={"app": "stubborn"}, terminationGracePeriodSeconds=THIRTY_YEARS,
                           annotations={"dev.gpugrant.io/stop-seconds": str(10**8)})
     await site.running(path)
+    if deleted:
+        await site.admin.delete(path, THIRTY_YEARS)
     await site.ready(grant, "Grace")
-    assert "deletionTimestamp" not in (await site.admin.get(path))["metadata"]
+    assert ("deletionTimestamp" in (await site.admin.get(path))["metadata"]) is deleted
     ended = await site.admin.wait_for(path, lambda pod: pod is None or pod["status"]["phase"] == "Failed", 30)
     finished = ended["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"]
-    # The grace of the grant, then the operator's ceiling (5 s) on the pod's own.
-    assert 0 <= seconds_of(finished) - seconds_of(end) - 3 - 5 <= 3
+    # The grace of the grant, then the operator's ceiling (5 s) on the pod's own; a deletion that is shortened counts
+    # from when it was asked for.
+    least = 0 if deleted else 5
+    assert least <= seconds_of(finished) - seconds_of(end) - 3 <= 5 + 3
     assert "its grace of 3 s is over" in (await site.event(path, "Evicting"))["message"]
     await site.ready(grant, "Ended")

@@ -79,12 +79,16 @@ def end_what_is_over(world: World, states: list[GrantState], now: int) -> list[A
 
 
 def evict(world: World, pod: Pod, reason: str, message: str, now: int, unbound: str = "") -> list[Action]:
-    """Return the eviction of a pod, unless it is under way; ``unbound`` names the pod it is for."""
+    """Return the eviction of a pod, unless it is under way; ``unbound`` names the pod it is for.
+
+    A pod that its tenant deletes with years of grace is not on its way: an eviction with less shortens that.
+    """
+    ceiling = world.settings.grace_period_ceiling_seconds
     asked = world.evicting.get(pod.uid)
-    if pod.deleting or (asked is not None and now < asked + REPEAT_SECONDS):
+    if 0 < pod.deleting <= now + ceiling or (asked is not None and now < asked + REPEAT_SECONDS):
         return []
     if not world.may_try(pod.uid):
         return []
     world.evicting[pod.uid] = now
-    grace = min(pod.grace_seconds, world.settings.grace_period_ceiling_seconds)
+    grace = min(pod.grace_seconds, ceiling)
     return [EvictPod(pod.uid, pod.namespace, pod.name, grace, True, reason, message, unbound)]

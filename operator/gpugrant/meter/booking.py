@@ -48,7 +48,8 @@ def book(row: Holding | None, fact: Held | Ended) -> Holding:
         return row
     if row.own_end is not None and fact.reason is EndReason.UNOBSERVED:
         return row
-    end = max(row.start, fact.end)
+    # A refusal that was seen without its bind has a start of its own.
+    end = row.start if fact.reason is EndReason.REJECTED else max(row.start, fact.end)
     return replace(
         row,
         own_end=end,

@@ -19,7 +19,8 @@ _ADMITTED_REASONS = frozenset({"DeadlineExceeded", "Terminated", "NodeLost"})
 # A kubelet that refuses a pod at the door says in the same breath when it first saw it (status.startTime). One that
 # comes back with its server also rejects pods that it had taken in before, and wipes all it said of them but that. A
 # node's clock that is behind makes a refusal look older: it is then counted for the moment it took, no more.
-# Likewise it dates PodScheduled anew: one that is this much later than status.startTime is not that of the bind.
+# Likewise it dates PodScheduled anew: one that is later than the containers' finish, and this much later than
+# status.startTime, is not that of the bind.
 AT_THE_DOOR_SECONDS = 10
 
 # How far a node's clock may be ahead of ours where the API server's own stamp is missing.
@@ -94,7 +95,7 @@ def skew_of(pod: Pod, interval: Interval) -> int:
 def _bound_at(pod: Pod) -> int:
     """Return when a pod was bound, as nearly as its object says; 0: it does not."""
     taken_in = max(pod.created, pod.acknowledged_at) if pod.acknowledged_at else 0
-    is_anew = bool(taken_in) and pod.scheduled_at - taken_in > AT_THE_DOOR_SECONDS
+    is_anew = taken_in and 0 < pod.finished_at <= pod.scheduled_at and pod.scheduled_at - taken_in > AT_THE_DOOR_SECONDS
     return taken_in if is_anew else pod.scheduled_at or taken_in
 
 
@@ -102,7 +103,9 @@ def _was_refused(pod: Pod) -> bool:
     """Say whether the kubelet refused an ended pod before it took it in: then it held nothing."""
     if pod.admitted or pod.disrupted_at or not pod.reason or pod.reason in _ADMITTED_REASONS:
         return False
-    return not pod.acknowledged_at or pod.terminal_at - pod.acknowledged_at <= AT_THE_DOOR_SECONDS
+    if not pod.acknowledged_at:
+        return True
+    return 0 < pod.terminal_at <= pod.acknowledged_at + AT_THE_DOOR_SECONDS
 
 
 def _end_of(pod: Pod, start: int, seen: int) -> tuple[int, EndReason]:

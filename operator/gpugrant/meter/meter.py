@@ -290,9 +290,8 @@ class Meter:
 
     def _loaded(self, held: dict[str, int]) -> None:
         """Take over what the store says is held."""
-        self._unseen = {
-            uid: start for uid, start in held.items() if uid not in self._known and uid not in self._done
-        }
+        seen = self._known.keys() | self._done.keys() | self._pending.keys()
+        self._unseen = {uid: start for uid, start in held.items() if uid not in seen}
         self._known |= dict.fromkeys(self._unseen)
         if self._listed:
             self._miss(self._now())

@@ -87,7 +87,7 @@ class Pod(Struct, frozen=True):
     finished_at: int = 0  # latest container finish
     acknowledged_at: int = 0  # status.startTime: when its kubelet first looked at it, by the node's clock
     admitted: bool = False  # its kubelet took it in: it says something of a container
-    disrupted_at: int = 0  # DisruptionTarget=True transition
+    disrupted_at: int = 0  # DisruptionTarget=True transition, where that was its end and not the begin of one
     terminal_at: int = 0  # the API server's time of the terminal status, where known
     unwell: int = 0  # devices that its containers' allocatedResourcesStatus calls unhealthy
     reason: str = ""  # status.reason (Evicted, OutOfnvidia.com/gpu, UnexpectedAdmissionError …)

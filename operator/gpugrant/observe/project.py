@@ -22,6 +22,9 @@ _decode_pod = msgspec.json.Decoder(raw.RawPod).decode
 _decode_node = msgspec.json.Decoder(raw.RawNode).decode
 _decode_namespace = msgspec.json.Decoder(raw.RawNamespace).decode
 
+# Of the reasons that DisruptionTarget has, the one that is set as the pod is declared over.
+# Source: pkg/controller/podgc.
+_DECLARED_OVER = "DeletionByPodGC"
 _SHAPES: dict[Shape, Shape] = {}
 _MOST_SHAPES = 20_000
 _TUPLES: dict[tuple[object, ...], tuple[object, ...]] = {}
@@ -85,7 +88,7 @@ def pod_of(it: raw.RawPod) -> Pod:
         finished_at=_finished(spec, status),
         acknowledged_at=seconds(status.start_time),
         admitted=bool(containers),
-        disrupted_at=_transition(conditions.get("DisruptionTarget")),
+        disrupted_at=_ended_by_others(conditions.get("DisruptionTarget")),
         terminal_at=_status_written(meta) if status.phase in ("Succeeded", "Failed") else 0,
         unwell=_unwell(containers),
         reason=intern(status.reason or ""),
@@ -100,6 +103,14 @@ def _status_written(meta: raw.PodMeta) -> int:
 
 def _transition(condition: raw.Condition | None) -> int:
     return seconds(condition.last_transition_time) if condition else 0
+
+
+def _ended_by_others(disruption: raw.Condition | None) -> int:
+    """Return when a pod was declared over; 0 where its disruption only says that its end was asked for.
+
+    An eviction, a preemption and a taint ask, and the containers may run on for as long as the grace is.
+    """
+    return _transition(disruption) if disruption and disruption.reason == _DECLARED_OVER else 0
 
 
 def _finished(spec: raw.PodSpec, status: raw.PodStatus) -> int:

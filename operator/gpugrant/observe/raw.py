@@ -59,6 +59,7 @@ class Condition(Struct, rename="camel"):
 
     type: str = ""
     status: str = ""
+    reason: str = ""
     last_transition_time: str | None = None
 
 

@@ -42,6 +42,30 @@ def test_a_longer_term_takes_nothing_from_who_was_promised_the_server() -> None:
     assert cluster.reason(first) == "Waitlisted"
 
 
+def test_a_pod_that_its_tenant_deletes_with_years_of_grace_is_evicted_all_the_same() -> None:
+    cluster = a_cluster(1, gracePeriodCeilingSeconds=60)
+    cluster.add_grant("lab", "a", gpus=8, end=1000)
+    uid = cluster.add_pod("lab", 8)
+    cluster.settle()
+    cluster.bind(uid)
+    cluster.put_pod(replace(cluster.pods[uid], deleting=cluster.now + 1_000_000_000))
+    cluster.now += 100_000
+    cluster.settle()
+    assert cluster.running("lab") == []
+
+
+def test_a_pod_that_is_on_its_way_out_is_let_go_its_way() -> None:
+    cluster = a_cluster(1, gracePeriodCeilingSeconds=60)
+    cluster.add_grant("lab", "a", gpus=8, end=1000)
+    uid = cluster.add_pod("lab", 8)
+    cluster.settle()
+    cluster.bind(uid)
+    cluster.now += 100_000
+    cluster.put_pod(replace(cluster.pods[uid], deleting=cluster.now + 60))
+    cluster.settle()
+    assert len(cluster.running("lab")) == 1
+
+
 def test_a_gang_that_lost_a_member_before_it_was_whole_is_taken_back() -> None:
     cluster = a_cluster(3, bindTimeoutSeconds=60)
     cluster.add_grant("lab", "train", gpus=24)

@@ -268,6 +268,29 @@ async def test_a_store_that_is_away_at_the_start_delays_only_the_writing(bench):
     assert (bench.recorded, meter.health().ready) == (["a"], True)
 
 
+async def test_what_runs_quietly_while_the_store_comes_back_goes_on(bench):
+    """Seen before its place in the world was known, and before the ledger could say that it is held."""
+    meter = await bench.start()
+    meter.observe_pod(running())
+    await meter.drained()
+    await meter.stop()
+    ledger = bench.folder / "ledger.db"
+    ledger.rename(bench.folder / "away.db")
+    ledger.mkdir()
+    bench.known = False
+    meter = await bench.start(listed=False)
+    assert meter.tally() is None
+    meter.observe_pod(running())
+    bench.known = True
+    bench.now = T + 100
+    meter.listing_complete()
+    ledger.rmdir()
+    (bench.folder / "away.db").rename(ledger)
+    await meter.drained()
+    assert bench.rows("uid, held_until, end_reason") == [("a", None, "")]
+    assert bench.sums() == {("2026-11", USED): 8 * 100}
+
+
 async def test_a_ledger_that_a_newer_version_has_shaped_delays_only_the_writing(bench):
     def reshape(revision):
         with sqlite3.connect(bench.folder / "ledger.db") as connection:

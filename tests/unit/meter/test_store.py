@@ -16,6 +16,7 @@ from gpugrant.meter.migrations import upgrade
 from gpugrant.meter.months import Calendars
 from gpugrant.meter.store import Store, StoreAwayError
 from gpugrant.meter.tables import metadata
+from gpugrant.meter.verify import verify_ledger
 from meter_kit import DECEMBER, NOVEMBER, a_place, a_store, an_account, ended, held
 
 T = NOVEMBER
@@ -214,6 +215,14 @@ def test_a_sum_that_came_back_to_zero_goes_on_after_a_restart(store, url):
     again.commit([ended("b", T, T, reason=EndReason.REJECTED)])
     assert sums(again) == {("2026-11", USED): 8 * 90}
     again.close()
+
+
+def test_a_refusal_that_was_seen_without_its_bind_ends_where_the_pod_was_bound(store):
+    """The kubelet was away for ten minutes, and so was who watched: by its words the pod began when it was refused."""
+    store.commit([held("a", T)], T + 10)
+    store.commit([ended("a", T + 600, T + 600, reason=EndReason.REJECTED)], T + 700)
+    assert sums(store) == {}
+    assert store._read(lambda connection: list(verify_ledger(connection))) == []
 
 
 def test_months_are_summed_again_when_a_zone_is_set_otherwise(url):

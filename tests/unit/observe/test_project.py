@@ -254,7 +254,7 @@ def test_a_pod_whose_server_was_lost_held_until_it_was_disrupted() -> None:
         "initContainerStatuses": [_ran("init", T2)],
         "conditions": [
             {"type": "PodScheduled", "status": "True", "lastTransitionTime": T1},
-            {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": LATER},
+            {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "lastTransitionTime": LATER},
         ],
     }
     spec = {
@@ -366,6 +366,32 @@ def test_a_pod_that_says_as_much_as_before_is_left_as_it_is() -> None:
     seen = pod(status={"containerStatuses": [_ran("main")]})
     assert seen.still_knowing(None) is seen
     assert seen.still_knowing(pod()) is seen
+
+
+@pytest.mark.parametrize("reason", ["EvictionByEvictionAPI", "PreemptionByScheduler", "DeletionByTaintManager"])
+def test_an_eviction_that_was_asked_for_is_no_end(reason: str) -> None:
+    """A tenant may ask for its own, with a grace of its own, and a container that never started has no finish."""
+    conditions = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": T1},
+                  {"type": "DisruptionTarget", "status": "True", "reason": reason, "lastTransitionTime": T2}]
+    lost = {"name": "decoy", "state": {"terminated": {"reason": "ContainerStatusUnknown", "exitCode": 137}}}
+    status = {"phase": "Failed", "startTime": T1, "conditions": conditions,
+              "containerStatuses": [_ran("main", T3), lost]}
+    seen = _by_kubelet(status, LATER, containers=[{"name": "main"}, {"name": "decoy"}])
+    assert held_interval(seen, NodeFacts(), seconds(LATER)) == Interval(
+        seconds(T1), seconds(LATER), EndReason.TERMINAL)
+
+
+def test_a_rejection_that_nobody_dates_is_no_refusal_at_the_door() -> None:
+    seen = pod({"nodeName": "server"}, REFUSED)  # somebody took the managed fields away
+    assert held_interval(seen, NodeFacts(), seconds(LATER)) == Interval(
+        seconds(T1), seconds(LATER), EndReason.SEEN_ENDED)
+
+
+def test_a_slow_clock_of_a_server_moves_no_bind_of_a_pod_that_runs() -> None:
+    seen = pod({"nodeName": "server"}, {
+        "phase": "Running", "startTime": T1,
+        "conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": T3}]}, creationTimestamp=T1)
+    assert held_interval(seen, NodeFacts(), seconds(LATER)) == Interval(seconds(T3))
 
 
 def test_transitions_count_while_they_are_true() -> None:
