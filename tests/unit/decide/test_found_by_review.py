@@ -1,5 +1,6 @@
 """Faults that reviewers found, each as it was shown to us."""
 
+import pytest
 from msgspec.structs import replace
 
 from cluster_model.cluster import GPU, Cluster, instant
@@ -42,28 +43,17 @@ def test_a_longer_term_takes_nothing_from_who_was_promised_the_server() -> None:
     assert cluster.reason(first) == "Waitlisted"
 
 
-def test_a_pod_that_its_tenant_deletes_with_years_of_grace_is_evicted_all_the_same() -> None:
-    cluster = a_cluster(1, gracePeriodCeilingSeconds=60)
-    cluster.add_grant("lab", "a", gpus=8, end=1000)
-    uid = cluster.add_pod("lab", 8)
-    cluster.settle()
-    cluster.bind(uid)
-    cluster.put_pod(replace(cluster.pods[uid], deleting=cluster.now + 1_000_000_000))
-    cluster.now += 100_000
-    cluster.settle()
-    assert cluster.running("lab") == []
-
-
-def test_a_pod_that_is_on_its_way_out_is_let_go_its_way() -> None:
+@pytest.mark.parametrize(("grace", "left"), [(1_000_000_000, 0), (60, 1)], ids=["of years", "as long as may be"])
+def test_a_pod_that_its_tenant_deletes_is_evicted_all_the_same_unless_its_grace_is_short(grace: int, left: int) -> None:
     cluster = a_cluster(1, gracePeriodCeilingSeconds=60)
     cluster.add_grant("lab", "a", gpus=8, end=1000)
     uid = cluster.add_pod("lab", 8)
     cluster.settle()
     cluster.bind(uid)
     cluster.now += 100_000
-    cluster.put_pod(replace(cluster.pods[uid], deleting=cluster.now + 60))
+    cluster.put_pod(replace(cluster.pods[uid], deleting=cluster.now + grace))
     cluster.settle()
-    assert len(cluster.running("lab")) == 1
+    assert len(cluster.running("lab")) == left
 
 
 def test_a_gang_that_lost_a_member_before_it_was_whole_is_taken_back() -> None:
